@@ -1,0 +1,83 @@
+"""What the builder asks of the zygote and of each vTPM that it started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tandem.wire.messages import LOCAL_LIMIT, MessageSet
+
+# Builder to zygote, over an inherited socketpair.
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpawnVtpm:
+    """Fork a vTPM as PID 1 of a PID namespace.
+
+    With it travel four descriptors: key channel (to the Manager), control channel (the vTPM's end),
+    status channel (the vTPM's end), directory that holds the vTPM's state slots.
+    """
+
+    pair_id: bytes
+    launch_log: bytes
+    firmware: bool  # the guest has firmware that sets platformAuth; else the vTPM does
+    uid: int  # user and group id that the vTPM runs as
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpawnHypervisor:
+    """Fork the guest's hypervisor into the PID namespace of `pair_id`'s vTPM and execute it.
+
+    With it travel: the executable, standard output and error, then the descriptors that the new
+    process inherits under the numbers in `numbers`.
+    """
+
+    pair_id: bytes
+    argv: tuple[str, ...]
+    uid: int
+    groups: tuple[int, ...]
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spawned:
+    """The process runs; its pidfd travels with the answer."""
+
+    pid: int
+
+
+# Between builder and vTPM, over the status channel.
+
+
+@dataclass(frozen=True, kw_only=True)
+class VtpmReady:
+    """The vTPM waits for its hypervisor; seconds are this launch's own time."""
+
+    manufactured: bool
+    microseconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestStarted:
+    """The hypervisor runs; its pidfd travels along, and the vTPM ends when that process does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndVtpm:
+    """End now, in order: Shutdown(CLEAR), last commit, exit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VtpmEnded:
+    """The vTPM's last words: why it ends, as a stable code (TDM-...)."""
+
+    code: str
+    reason: str
+
+
+ZYGOTE_REQUESTS: Final = MessageSet(
+    "builder to zygote", SpawnVtpm, SpawnHypervisor, limit=LOCAL_LIMIT
+)
+ZYGOTE_ANSWERS: Final = MessageSet("zygote to builder", Spawned, limit=LOCAL_LIMIT)
+STATUS_REQUESTS: Final = MessageSet("builder to vTPM", GuestStarted, EndVtpm, limit=LOCAL_LIMIT)
+STATUS_REPORTS: Final = MessageSet("vTPM to builder", VtpmReady, VtpmEnded, limit=LOCAL_LIMIT)
