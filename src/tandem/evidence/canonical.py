@@ -15,9 +15,11 @@ from tandem.errors import UntrustedInput
 
 MAX_DEPTH: Final = 8
 _HINT: Final = "read the evidence again from its source; do not edit it"
-_MAJOR_TAG: Final = 6
+_MAJORS_WITH_BYTES: Final = (2, 3)  # byte and text strings
 _MAJOR_ARRAY: Final = 4
 _MAJOR_MAP: Final = 5
+_MAJOR_TAG: Final = 6
+_MAJORS_WITH_CONTENT: Final = (*_MAJORS_WITH_BYTES, _MAJOR_ARRAY, _MAJOR_MAP)
 
 
 def encode(value: object) -> bytes:
@@ -51,18 +53,26 @@ def _refuse_deep_or_tagged(data: bytes, what: str) -> None:
             pending.pop()
             continue
         pending[-1] -= 1
-        head = stream.read(1)
-        if not head:
-            raise _refuse(what, "ends inside an item", len(data))
-        major, argument = head[0] >> 5, _argument(head[0] & 0x1F, stream)
-        if argument is None or major == _MAJOR_TAG:
-            raise _refuse(what, "a tag or an indefinite length", stream.tell() - 1)
-        if major in (2, 3):
+        major, argument = _item_head(stream, what, len(data))
+        if major in _MAJORS_WITH_BYTES:
             stream.seek(argument, io.SEEK_CUR)
         elif major in (_MAJOR_ARRAY, _MAJOR_MAP):
             pending.append(argument * (2 if major == _MAJOR_MAP else 1))
         if len(pending) > MAX_DEPTH:
             raise _refuse(what, f"nested deeper than {MAX_DEPTH}", stream.tell() - 1)
+
+
+def _item_head(stream: io.BytesIO, what: str, size: int) -> tuple[int, int]:
+    """Read one item's major type and argument (RFC 8949, section 3)."""
+    head = stream.read(1)
+    if not head:
+        raise _refuse(what, "ends inside an item", size)
+    major, argument = head[0] >> 5, _argument(head[0] & 0x1F, stream)
+    if argument is None or major == _MAJOR_TAG:
+        raise _refuse(what, "a tag or an indefinite length", stream.tell() - 1)
+    if major in _MAJORS_WITH_CONTENT and argument > size:
+        raise _refuse(what, f"an item of {argument} parts", stream.tell() - 1)
+    return major, argument
 
 
 def _argument(info: int, stream: io.BytesIO) -> int | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache
 from types import GenericAlias
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
@@ -16,6 +15,7 @@ from tandem.errors import UntrustedInput
 
 Fields = TypeVar("Fields")
 MAX_INTEGER: Final = (1 << 64) - 1
+_TYPES: Final[dict[type[Any], dict[str, Any]]] = {}  # resolved annotations, by dataclass
 
 
 def to_map(value: object) -> dict[str, object]:
@@ -27,15 +27,16 @@ def from_map(kind: type[Fields], fields: Mapping[str, object], what: str) -> Fie
     """Build `kind` from `fields`, or refuse the first one that is missing, extra or ill-typed."""
     types = _types(kind)
     if fields.keys() != types.keys():
-        odd = sorted(fields.keys() ^ types.keys())[0]
-        raise _refuse(what, f"field {odd[:40]!a} is missing or unknown")
+        odd = min(ascii(name) for name in fields.keys() ^ types.keys())
+        raise _refuse(what, f"field {odd[:40]} is missing or unknown")
     return kind(**{name: _checked(fields[name], types[name], f"{what}.{name}") for name in types})
 
 
-@cache
-def _types(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+def _types(kind: type[Any]) -> dict[str, Any]:
+    if kind not in _TYPES:
+        hints = get_type_hints(kind)
+        _TYPES[kind] = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return _TYPES[kind]
 
 
 def _checked(value: object, kind: Any, what: str) -> object:
@@ -61,6 +62,5 @@ def _checked_collection(value: object, kind: GenericAlias, what: str) -> object:
 
 
 def _refuse(what: str, problem: str) -> UntrustedInput:
-    return UntrustedInput(
-        "TDM-FIELD-BAD", f"{what}: {problem}", hint="the writer is another version or hostile", offset=0
-    )
+    hint = "the writer is another version or hostile"
+    return UntrustedInput("TDM-FIELD-BAD", f"{what}: {problem}", hint=hint, offset=0)

@@ -55,12 +55,13 @@ class MessageSet:
     def __init__(self, name: str, *kinds: type, limit: int) -> None:
         self.name = name
         self.limit = limit
-        self._kinds = {kind.__name__: kind for kind in (*kinds, Failed)}
+        self.kinds = (*kinds, Failed)
+        self._by_name = {kind.__name__: kind for kind in self.kinds}
 
     def encode(self, message: Message) -> bytes:
         """Write a message of this set."""
         kind = type(message).__name__
-        if self._kinds.get(kind) is not type(message):
+        if self._by_name.get(kind) is not type(message):
             raise TypeError(f"{kind} is no message of {self.name}")
         data = canonical.encode({kind: record_fields.to_map(message)})
         if len(data) > self.limit:
@@ -75,7 +76,7 @@ class MessageSet:
         """Read a message of this set, or refuse anything else."""
         outer = canonical.decode_map(data, f"{self.name} message", self.limit)
         [(name, fields)] = outer.items() if len(outer) == 1 else [("", None)]
-        kind = self._kinds.get(name)
+        kind = self._by_name.get(name)
         if kind is None or not isinstance(fields, dict):
             raise UntrustedInput(
                 "TDM-MESSAGE-UNKNOWN",
@@ -84,4 +85,3 @@ class MessageSet:
                 offset=0,
             )
         return record_fields.from_map(kind, fields, name)
-
