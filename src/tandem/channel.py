@@ -19,7 +19,7 @@ MAX_DESCRIPTORS: Final = 16
 _INT_SIZE: Final = array.array("i").itemsize
 
 
-class Closed(Exception):  # noqa: N818 - an end, not an error
+class Closed(Exception):
     """The other side closed the connection."""
 
 

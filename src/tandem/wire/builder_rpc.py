@@ -10,11 +10,16 @@ from tandem.wire.messages import LOCAL_LIMIT, MessageSet
 
 @dataclass(frozen=True, kw_only=True)
 class StartGuest:
-    """Build the pair of the library entry `entry` and start it as guest `name`."""
+    """Build the pair of the library entry `entry` and start it as guest `name`.
+
+    `Progress` comes for each step, then `Guests` with the one pair.  Whoever closes the connection
+    before that gives the launch up.
+    """
 
     name: str
     entry: str
     manifest: str  # absolute path of the signed library; "" for the host's own
+    keys: tuple[bytes, ...]  # public keys (PEM) trusted for this library beside the host's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +28,12 @@ class StopGuest:
 
     name: str
     kill: bool
+    seconds: int  # how long its system may take before it is powered off
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskGuests:
-    """Ask for every pair that runs, or for those of one guest (`name`)."""
+    """Ask for every pair that runs, or for all about the one of guest `name`."""
 
     name: str  # "" for all
 
@@ -52,10 +58,19 @@ class Attached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A step of a start is done."""
+
+    step: str  # "measured", "vtpm ready" or "guest running"
+    microseconds: int  # since the start was asked
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guests:
     """The pairs, as the JSON that `guest list --json` prints (a list of objects)."""
 
     pairs: bytes
+    more: bool  # another message with more of them follows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,5 +90,5 @@ BUILDER_REQUESTS: Final = MessageSet(
     limit=LOCAL_LIMIT,
 )
 BUILDER_ANSWERS: Final = MessageSet(
-    "builder to command line", Guests, GuestStopped, Attached, limit=LOCAL_LIMIT
+    "builder to command line", Progress, Guests, GuestStopped, Attached, limit=LOCAL_LIMIT
 )

@@ -27,6 +27,7 @@ class OpenPair:
     builder: str
     manifest_digest: bytes
     manifest_version: int
+    signers: tuple[str, ...]  # key ids that signed the library, as the builder verified them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +155,7 @@ class Prepared:
 
     record: bytes
     ak_certificate: bytes
-    ca_certificate: bytes
     host_ak: bytes
-    host_log_digest: bytes
 
 
 @dataclass(frozen=True, kw_only=True)

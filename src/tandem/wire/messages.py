@@ -42,7 +42,7 @@ class Failed:
 def failure(error: TandemError) -> Failed:
     """Give the answer that reports `error`."""
     return Failed(
-        family=type(error).__name__,
+        family=error.family,
         code=error.code,
         problem=error.problem[:1500],
         hint=error.hint[:500],

@@ -1,0 +1,34 @@
+"""This installation of Tandem: its version, and the digest of its source that launches measure.
+
+A host measures it into each launch and, where its pTPM is the embedded one, into that; a verifier
+that has the same version installed knows by it what the builder should be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import tandem
+
+NOT_INSTALLED: Final = "0"  # run from its source
+
+
+def installed_version() -> str:
+    """Give the installed version."""
+    try:
+        return version("tandem")
+    except PackageNotFoundError:
+        return NOT_INSTALLED
+
+
+def source_digest() -> bytes:
+    """Give the SHA-256 over path and content of each module, each with its length before it."""
+    root = Path(tandem.__path__[0])
+    state = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        for part in (path.relative_to(root).as_posix().encode(), path.read_bytes()):
+            state.update(len(part).to_bytes(8) + part)
+    return state.digest()
