@@ -98,10 +98,8 @@ class DeepQuote:
     ptpm_signature: bytes
     ptpm_pcrs: dict[int, bytes]
     ak_certificate: bytes  # X.509 DER, of the vTPM's AK
-    ca_certificate: bytes  # X.509 DER, of the group's CA
     host_ak: bytes  # TPMT_PUBLIC of the key that made the pTPM's quote
     launch_log: bytes  # TCG crypto-agile event log
-    host_log_digest: bytes  # SHA-256 of the host's event log
 
     def encode(self) -> bytes:
         """Write the answer as canonical CBOR."""
@@ -112,7 +110,7 @@ def parse_deep_quote(data: bytes) -> DeepQuote:
     """Read an answer; sizes are checked here, signatures and digests by the verifier."""
     fields = canonical.decode_map(data, "deep quote", MAX_ANSWER)
     quote = record_fields.from_map(DeepQuote, fields, "deep quote")
-    fixed = (quote.salt, quote.host_log_digest, quote.nonce, *quote.path)
+    fixed = (quote.salt, quote.nonce, *quote.path)
     registers = (*quote.vtpm_pcrs.values(), *quote.ptpm_pcrs.values())
     if quote.format != FORMAT or any(len(each) != SHA256_SIZE for each in (*fixed, *registers)):
         raise UntrustedInput(

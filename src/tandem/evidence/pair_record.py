@@ -39,6 +39,7 @@ class PairRecord:
     builder: str
     manifest_digest: bytes  # SHA-256 of the library manifest's payload
     manifest_version: int
+    host_log_digest: bytes  # SHA-256 of the host's event log
     started_at: int
 
     def encode(self) -> bytes:
@@ -55,6 +56,7 @@ def parse_pair_record(data: bytes) -> PairRecord:
         "vtpm_id": PAIR_ID_SIZE,
         "launch_log_digest": SHA256_SIZE,
         "manifest_digest": SHA256_SIZE,
+        "host_log_digest": SHA256_SIZE,
         "ek_name": NAME_SIZE,
         "ak_name": NAME_SIZE,
     }

@@ -1,0 +1,122 @@
+"""Signed envelopes: DSSE (Dead Simple Signing Envelope 1.0) over Ed25519, by securesystemslib.
+
+What is signed is the payload's type and its exact bytes, so nothing is parsed before its signature
+holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import FormatError, VerificationError
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
+
+from tandem.errors import Refused, UntrustedInput
+from tandem.evidence.strict_json import Place, parse_json
+
+PublicKey = Ed25519PublicKey
+PrivateKey = Ed25519PrivateKey
+MAX_ENVELOPE: Final = 4 * 1024 * 1024
+MAX_SIGNATURES: Final = 16
+_CODE: Final = "TDM-ENVELOPE-BAD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A payload whose signatures hold, and the ids of the keys that made them, sorted."""
+
+    payload: bytes
+    key_ids: tuple[str, ...]
+
+
+def open_envelope(
+    data: bytes, payload_type: str, keys: Sequence[PublicKey], threshold: int = 1
+) -> Opened:
+    """Read an envelope that at least `threshold` of `keys` signed."""
+    envelope = _parse(data)
+    if envelope.payload_type != payload_type:
+        raise UntrustedInput(
+            "TDM-ENVELOPE-TYPE",
+            f"signed envelope: holds {envelope.payload_type[:64]!a}, not {payload_type}",
+            hint="give the file of the kind asked for",
+            offset=0,
+        )
+    known = {key_id(key): SSlibKey.from_crypto(key) for key in keys}
+    try:
+        accepted = envelope.verify(list(known.values()), threshold)
+    except (VerificationError, ValueError):
+        raise Refused(
+            "TDM-ENVELOPE-NOT-SIGNED",
+            f"signed envelope: fewer than {threshold} of the {len(known)} trusted keys signed it",
+            hint="sign it with a trusted key, or trust the key that signed it",
+        ) from None
+    return Opened(payload=envelope.payload, key_ids=tuple(sorted(accepted)))
+
+
+def seal_envelope(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
+    """Sign `payload` and give the envelope's JSON."""
+    envelope = Envelope(payload, payload_type, {})
+    envelope.sign(CryptoSigner(key))
+    return json.dumps(envelope.to_dict(), indent=1).encode("ascii") + b"\n"
+
+
+def key_id(key: PublicKey) -> str:
+    """Give the id under which signatures name the key: a SHA-256 of it, in hexadecimal."""
+    return str(SSlibKey.from_crypto(key).keyid)
+
+
+def parse_public_key(pem: bytes) -> PublicKey:
+    """Read an Ed25519 public key (PEM, SubjectPublicKeyInfo)."""
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise _not_a_key("public")
+    return key
+
+
+def parse_private_key(pem: bytes) -> PrivateKey:
+    """Read an Ed25519 private key (PEM, PKCS #8, not encrypted)."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _not_a_key("private")
+    return key
+
+
+def _parse(data: bytes) -> Envelope:
+    root = parse_json(data, "signed envelope", _CODE, MAX_ENVELOPE)
+    fields = root.fields(("payload", "payloadType", "signatures"))
+    fields["payload"].typed(str)
+    fields["payloadType"].text(256)
+    for signature in fields["signatures"].items(MAX_SIGNATURES):
+        members = signature.fields(("keyid", "sig"))
+        members["keyid"].text(128)
+        members["sig"].text(1024)
+    return _build(root)
+
+
+def _build(root: Place) -> Envelope:
+    try:
+        return Envelope.from_dict(root.typed(dict))
+    except (FormatError, ValueError) as error:  # also what base64 raises
+        root.refuse(str(error)[:80])
+
+
+def _not_a_key(which: str) -> UntrustedInput:
+    return UntrustedInput(
+        "TDM-KEY-BAD",
+        f"not an Ed25519 {which} key in PEM",
+        hint="make a key with `tandem verifier keygen`",
+        offset=0,
+    )
