@@ -1,0 +1,173 @@
+"""The rules of an appraisal: one row for each claim of a deep quote, and one finding from each.
+
+The table is what the reference page of findings is generated from.  A rule that could not be
+applied, because what it needs was missing or broken, is a WARNING that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from tandem.appraisal.verdict import Claim, Finding, Link, Tier
+from tandem.errors import TandemError, UntrustedInput
+from tandem.evidence.launch import Tag
+
+_READ_AGAIN: Final = "ask the guest for a new deep quote"
+_DISTRUST: Final = "do not trust this guest; look at how its host was set up"
+_ENROL: Final = "enrol the host with `tandem verifier enroll`, or give the right policy"
+_REBUILD: Final = "start the guest from the entry that the policy names"
+
+
+class Rule(Enum):
+    """Name, claim, link of the chain, and what to do where the rule is broken."""
+
+    EVIDENCE_READABLE = (
+        *("evidence-is-readable", Claim.INSTANCE_IDENTITY, Link.DEEP_QUOTE),
+        _READ_AGAIN,
+    )
+    ANCHOR_SIGNED = ("anchor-is-signed", Claim.HARDWARE, Link.PTPM, _ENROL)
+    HOST_AK_ENROLLED = ("host-ak-is-enrolled", Claim.HARDWARE, Link.PTPM, _ENROL)
+    HARDWARE_ROOT = (
+        *("host-has-a-hardware-root", Claim.HARDWARE, Link.PTPM),
+        "use a host with a physical TPM, or waive it: `hardware_root = false` in the policy",
+    )
+    PTPM_QUOTE_MADE = ("ptpm-quote-is-a-quote", Claim.HARDWARE, Link.PTPM, _DISTRUST)
+    PTPM_QUOTE_SIGNED = ("ptpm-quote-is-signed", Claim.HARDWARE, Link.PTPM, _DISTRUST)
+    HOST_PCRS_QUOTED = ("host-pcrs-are-quoted", Claim.HARDWARE, Link.PTPM, _DISTRUST)
+    HOST_PCRS_RECORDED = (
+        *("host-pcrs-are-as-recorded", Claim.CONFIGURATION, Link.PTPM),
+        "find what changed on the host; record the new values once it is understood",
+    )
+    PATH_FITS = ("deep-quote-path-fits", Claim.INSTANCE_IDENTITY, Link.DEEP_QUOTE, _DISTRUST)
+    LEAF_QUOTED = (
+        *("deep-quote-holds-record-and-vtpm-quote", Claim.INSTANCE_IDENTITY, Link.DEEP_QUOTE),
+        _DISTRUST,
+    )
+    NONCE_FRESH = (
+        *("nonce-is-fresh", Claim.INSTANCE_IDENTITY, Link.DEEP_QUOTE),
+        "ask with a new nonce and refuse this answer: it may be a replay",
+    )
+    USER_DATA = (
+        *("user-data-is-expected", Claim.INSTANCE_IDENTITY, Link.DEEP_QUOTE),
+        "refuse the channel: the answer was made for another one",
+    )
+    RECORD_READABLE = ("pair-record-is-readable", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
+    AK_CERTIFIED = ("vtpm-ak-is-certified", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
+    AK_IN_FORCE = (
+        *("vtpm-ak-certificate-is-in-force", Claim.INSTANCE_IDENTITY, Link.PAIR),
+        "start the guest again for a new certificate; check the clocks",
+    )
+    AK_CARRIES_RECORD = (
+        *("vtpm-ak-certificate-carries-the-record", Claim.INSTANCE_IDENTITY, Link.PAIR),
+        _DISTRUST,
+    )
+    AK_NAMED = ("vtpm-ak-is-the-records", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
+    GUEST_EXPECTED = ("guest-is-expected", Claim.INSTANCE_IDENTITY, Link.PAIR, _REBUILD)
+    GROUP_EXPECTED = ("group-is-expected", Claim.INSTANCE_IDENTITY, Link.PAIR, _REBUILD)
+    VTPM_QUOTE_MADE = ("vtpm-quote-is-a-quote", Claim.HARDWARE, Link.VTPM, _DISTRUST)
+    VTPM_QUOTE_SIGNED = ("vtpm-quote-is-signed", Claim.HARDWARE, Link.VTPM, _DISTRUST)
+    VTPM_QUOTE_QUALIFIED = (
+        *("vtpm-quote-is-for-this-request", Claim.INSTANCE_IDENTITY, Link.VTPM),
+        _DISTRUST,
+    )
+    COUNTS_SHOWN = ("vtpm-ak-shows-true-counts", Claim.HARDWARE, Link.VTPM, _DISTRUST)
+    VTPM_NOT_RESET = (
+        *("vtpm-was-not-reset", Claim.INSTANCE_IDENTITY, Link.VTPM),
+        "end this pair: its vTPM was reset or resumed under the guest",
+    )
+    VTPM_PCRS_QUOTED = ("vtpm-pcrs-are-quoted", Claim.EXECUTABLES, Link.VTPM, _DISTRUST)
+    LAUNCH_MEASURED = (
+        *("launch-was-measured", Claim.EXECUTABLES, Link.VTPM),
+        "start the guest with Tandem's builder, which measures before the first instruction",
+    )
+    LAUNCH_LOG_RECORDED = ("launch-log-is-the-records", Claim.EXECUTABLES, Link.PAIR, _DISTRUST)
+    LAUNCH_LOG_REPLAYS = ("launch-log-replays", Claim.EXECUTABLES, Link.GUEST, _DISTRUST)
+    MANIFEST_SIGNED = (
+        *("manifest-is-signed", Claim.CONFIGURATION, Link.GUEST),
+        "give the signed manifest and the keys that signed it",
+    )
+    MANIFEST_RECORDED = (
+        *("manifest-is-the-records", Claim.CONFIGURATION, Link.PAIR),
+        "give the manifest that the host builds from, or update the host's",
+    )
+    BUILDER = ("builder-is-known", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
+    HYPERVISOR = (
+        *("hypervisor-is-known", Claim.EXECUTABLES, Link.GUEST),
+        "name its SHA-256 in the policy, or the file in a build-once entry of the manifest",
+    )
+    CONFIGURATION = (
+        *("configuration-matches-manifest", Claim.CONFIGURATION, Link.GUEST),
+        _REBUILD,
+    )
+    CONFINEMENT = ("confinement-is-known", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
+    LIBRARY = ("library-matches-manifest", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
+    FIRMWARE = ("firmware-matches-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
+    KERNEL = ("kernel-matches-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
+    COMMAND_LINE = ("command-line-matches-manifest", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
+    INITRD = ("initrd-matches-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
+    TABLES = ("roms-match-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
+    NOTHING_ELSE = ("launch-holds-nothing-else", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
+
+    def __init__(self, title: str, claim: Claim, link: Link, remedy: str) -> None:
+        self.title = title
+        self.claim = claim
+        self.link = link
+        self.remedy = remedy
+
+    def holds(self, found: str) -> Finding:
+        """Give the finding of a rule that holds."""
+        return self._finding(Tier.AFFIRMING, found, "")
+
+    def doubtful(self, found: str) -> Finding:
+        """Give the finding of a rule that could not be shown to hold."""
+        return self._finding(Tier.WARNING, found, self.remedy)
+
+    def broken(self, found: str) -> Finding:
+        """Give the finding of a rule that is broken."""
+        return self._finding(Tier.CONTRAINDICATED, found, self.remedy)
+
+    def judged(self, holds: bool, when_so: str, otherwise: str) -> Finding:
+        """Give the finding of a rule that holds or is broken."""
+        return self.holds(when_so) if holds else self.broken(otherwise)
+
+    def unreadable(self, error: TandemError) -> Finding:
+        """Give the finding of evidence that could not be read, or that a rule refused."""
+        offset = error.offset if isinstance(error, UntrustedInput) else None
+        where = "" if not offset else f" at offset {offset}"
+        return Finding(
+            rule=self.title,
+            claim=self.claim,
+            link=self.link,
+            tier=Tier.CONTRAINDICATED,
+            found=f"{error}{where}",
+            remedy=error.hint,
+            offset=offset,
+        )
+
+    def _finding(self, tier: Tier, found: str, remedy: str) -> Finding:
+        return Finding(
+            rule=self.title, claim=self.claim, link=self.link, tier=tier, found=found, remedy=remedy
+        )
+
+
+RULE_OF_TAG: Final = {
+    Tag.BUILDER: Rule.BUILDER,
+    Tag.HYPERVISOR: Rule.HYPERVISOR,
+    Tag.CONFIGURATION: Rule.CONFIGURATION,
+    Tag.POLICY: Rule.CONFINEMENT,
+    Tag.MANIFEST: Rule.LIBRARY,
+    Tag.FIRMWARE: Rule.FIRMWARE,
+    Tag.KERNEL: Rule.KERNEL,
+    Tag.COMMAND_LINE: Rule.COMMAND_LINE,
+    Tag.INITRD: Rule.INITRD,
+    Tag.TABLES: Rule.TABLES,
+}
+
+
+def unchecked(found: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Give a WARNING for each rule that no finding came from."""
+    applied = {finding.rule for finding in found}
+    reason = "not checked: what it needs is missing or broken"
+    return tuple(rule.doubtful(reason) for rule in Rule if rule.title not in applied)

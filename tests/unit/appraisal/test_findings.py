@@ -1,0 +1,344 @@
+"""One claim broken at a time: the finding that names it, and no other, turns against the guest."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tandem.appraisal.appraise import appraise
+from tandem.appraisal.rules import Rule
+from tandem.appraisal.verdict import Tier
+from tandem.evidence.envelope import PrivateKey
+from tandem.evidence.launch import LaunchEvent, Tag, blob_event
+from tandem.evidence.pcr_values import pcr_digest
+from tests.unit.appraisal.forge import (
+    NONCE,
+    NOW,
+    Forge,
+    blob,
+    finding,
+    guest_entry,
+    library,
+    library_file,
+    new_key,
+)
+
+OTHER = bytes(32)
+NO_DRTM = b"\xff" * 32
+
+
+def other_entry(**changes: object) -> dict[str, Any]:
+    """A forge whose guest is from another entry of the same library."""
+    entries = {**library()["entries"], "other": guest_entry(**changes)}  # type: ignore[dict-item]
+    return {"library": library(entries=entries), "entry": "other"}
+
+
+def with_event(*events: LaunchEvent, without: Tag | None = None) -> dict[str, Any]:
+    kept = [event for event in Forge().measured() if event.tag is not without]
+    return {"library": LIBRARY, "events": [*kept, *events]}
+
+
+LIBRARY = library()
+BROKEN: list[tuple[str, set[Rule], dict[str, Any]]] = [
+    ("host AK not enrolled", {Rule.HOST_AK_ENROLLED}, {"enrolled_ak": new_key()}),
+    ("pTPM quote: magic", {Rule.PTPM_QUOTE_MADE}, {"ptpm_magic": 0x01020304}),
+    ("pTPM quote: a certification", {Rule.PTPM_QUOTE_MADE}, {"ptpm_kind": 0x8017}),
+    ("pTPM quote: signer", {Rule.PTPM_QUOTE_SIGNED}, {"host_signer": new_key()}),
+    (
+        "host PCRs: not recorded",
+        {Rule.HOST_PCRS_RECORDED},
+        {"policy_changes": {"host_pcrs": {0: OTHER, 7: OTHER}}},
+    ),
+    ("path: too short", {Rule.PATH_FITS}, {"answer_changes": {"path": ()}}),
+    ("path: outside", {Rule.PATH_FITS}, {"answer_changes": {"leaf_index": 4}}),
+    ("leaf: other salt", {Rule.LEAF_QUOTED}, {"answer_changes": {"salt": OTHER}}),
+    ("leaf: other place", {Rule.LEAF_QUOTED}, {"answer_changes": {"leaf_index": 2}}),
+    ("nonce", {Rule.NONCE_FRESH}, {"nonce": OTHER}),
+    ("user data", {Rule.USER_DATA}, {"policy_changes": {"user_data": b"channel"}}),
+    ("AK: other CA", {Rule.AK_CERTIFIED}, {"issuer": new_key()}),
+    ("AK: other record", {Rule.AK_CARRIES_RECORD}, {"certified_record": b"another"}),
+    ("AK: name", {Rule.AK_NAMED}, {"record_changes": {"ak_name": b"\x00\x0b" + OTHER}}),
+    ("guest", {Rule.GUEST_EXPECTED}, {"policy_changes": {"guest": "db-01"}}),
+    ("group", {Rule.GROUP_EXPECTED}, {"policy_changes": {"group": "tenant"}}),
+    ("group without CA", {Rule.GROUP_EXPECTED, Rule.AK_CERTIFIED}, {"group": "tenant"}),
+    ("vTPM quote: magic", {Rule.VTPM_QUOTE_MADE}, {"vtpm_magic": 0}),
+    ("vTPM quote: signer", {Rule.VTPM_QUOTE_SIGNED}, {"vtpm_signer": new_key()}),
+    (
+        "vTPM quote: other user data",
+        {Rule.VTPM_QUOTE_QUALIFIED},
+        {"answer_changes": {"user_data": b"relay"}},
+    ),
+    ("vTPM reset", {Rule.VTPM_NOT_RESET}, {"counts": (4, 1)}),
+    ("vTPM resumed", {Rule.VTPM_NOT_RESET}, {"counts": (3, 2)}),
+    ("vTPM cleared", {Rule.VTPM_NOT_RESET}, {"counts": (0, 0)}),
+    ("vTPM AK of the owner", {Rule.COUNTS_SHOWN}, {"hierarchy": 0x40000001}),
+    (
+        "vTPM PCRs not quoted",
+        {Rule.VTPM_PCRS_QUOTED, Rule.LAUNCH_LOG_REPLAYS},
+        {"answer_changes": {"vtpm_pcrs": {17: OTHER, 18: OTHER}}},
+    ),
+    (
+        "no D-RTM",
+        {Rule.LAUNCH_MEASURED, Rule.LAUNCH_LOG_REPLAYS},
+        {"vtpm_pcrs": {17: NO_DRTM, 18: NO_DRTM}},
+    ),
+    (
+        "PCR 18 not quoted",
+        {Rule.LAUNCH_MEASURED, Rule.LAUNCH_LOG_REPLAYS},
+        {"vtpm_pcrs": {17: OTHER}},
+    ),
+    (
+        "launch log: other digest",
+        {Rule.LAUNCH_LOG_RECORDED},
+        {"record_changes": {"launch_log_digest": OTHER}},
+    ),
+    ("log does not replay", {Rule.LAUNCH_LOG_REPLAYS}, {"vtpm_pcrs": {17: OTHER, 18: OTHER}}),
+    (
+        "log unreadable",
+        {Rule.LAUNCH_LOG_RECORDED, Rule.LAUNCH_LOG_REPLAYS},
+        {"launch_log": b"damaged"},
+    ),
+    ("manifest version", {Rule.MANIFEST_RECORDED}, {"record_changes": {"manifest_version": 6}}),
+    ("manifest digest", {Rule.MANIFEST_RECORDED}, {"record_changes": {"manifest_digest": OTHER}}),
+    ("builder", {Rule.BUILDER}, {"record_changes": {"builder": "6.6.6"}}),
+    ("builder not named", {Rule.BUILDER}, {"policy_changes": {"builders": (b"\x01" * 32,)}}),
+    ("hypervisor", {Rule.HYPERVISOR}, {"hypervisor": "qemu-with-a-debugger"}),
+    ("machine", {Rule.CONFIGURATION}, other_entry(machine={**guest_entry()["machine"], "cpus": 2})),  # type: ignore[dict-item]
+    ("accelerator", {Rule.CONFIGURATION}, {"policy_changes": {"accelerators": ("kvm",)}}),
+    ("firmware", {Rule.FIRMWARE}, other_entry(firmware=library_file("other"))),
+    ("kernel", {Rule.KERNEL}, other_entry(kernel=library_file("other"))),
+    ("command line", {Rule.COMMAND_LINE}, other_entry(command_line="init=/bin/sh")),
+    ("initrd", {Rule.INITRD}, other_entry(initrd=library_file("other"))),
+    ("ROMs", {Rule.TABLES}, other_entry(roms=[])),
+    ("a disk", {Rule.NOTHING_ELSE}, with_event(blob_event(Tag.DISK, blob("disk")))),
+    ("a second kernel", {Rule.KERNEL}, with_event(blob_event(Tag.KERNEL, blob("second")))),
+    ("no confinement", {Rule.CONFINEMENT}, with_event(without=Tag.POLICY)),
+    ("no library", {Rule.LIBRARY}, with_event(without=Tag.MANIFEST)),
+    ("no initrd", {Rule.INITRD}, with_event(without=Tag.INITRD)),
+    (
+        "hostile event",
+        {Rule.HYPERVISOR},
+        with_event(
+            LaunchEvent(tag=Tag.HYPERVISOR, data=b'{"sha256":[1],"size":{}}\xff\n\x1b[2J'),
+            without=Tag.HYPERVISOR,
+        ),
+    ),
+]
+
+
+def test_complete_evidence_is_trusted() -> None:
+    # Given evidence in which every claim is true
+    forge = Forge()
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then each rule has one finding, all affirm, and the waived hardware root is still told
+    assert [each.rule for each in verdict.findings if each.tier is not Tier.AFFIRMING] == []
+    assert sorted(each.rule for each in verdict.findings) == sorted(rule.title for rule in Rule)
+    assert verdict.word == "trusted"
+    assert "no hardware root: embedded TPM" in finding(verdict, Rule.HARDWARE_ROOT.title).found
+    assert any("Root on the host" in note for note in verdict.notes)
+
+
+@pytest.mark.parametrize(
+    ("rules", "changes"), [each[1:] for each in BROKEN], ids=[each[0] for each in BROKEN]
+)
+def test_each_broken_claim_is_named(rules: set[Rule], changes: dict[str, Any]) -> None:
+    # Given evidence with one claim broken
+    forge = Forge(**changes)
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then the findings that name it contradict, no other does, and the guest is not trusted
+    against = {each.rule for each in verdict.findings if each.tier is Tier.CONTRAINDICATED}
+    assert against == {rule.title for rule in rules}
+    assert verdict.word == "not trusted"
+
+
+def test_host_pcr_values_beside_the_quote_are_not_believed() -> None:
+    # Given recorded values in the answer and others in the quote
+    forge = Forge()
+    good = dict(forge.host_pcrs)
+    forge.host_pcrs = dict.fromkeys(good, OTHER)
+    forge.answer_changes = {"ptpm_pcrs": good}
+    forge.policy_changes = {"host_pcrs": good}
+
+    # When it is appraised
+    found = finding(forge.verdict(), Rule.HOST_PCRS_QUOTED.title)
+
+    # Then the digest in the quote tells
+    assert found.tier is Tier.CONTRAINDICATED
+    assert pcr_digest(good).hex() in found.found
+
+
+def test_a_replay_is_called_one() -> None:
+    # Given the answer to another nonce
+    verdict = Forge().verdict(nonce=OTHER)
+
+    # When its freshness is read
+    found = finding(verdict, Rule.NONCE_FRESH.title)
+
+    # Then the finding says replay, and names both nonces
+    assert found.tier is Tier.CONTRAINDICATED
+    assert "replay" in found.found
+    assert NONCE.hex() in found.found
+    assert OTHER.hex() in found.found
+
+
+def test_a_changed_command_line_is_shown_beside_the_expected_one() -> None:
+    # Given a guest with another command line
+    verdict = Forge(**other_entry(command_line="init=/bin/sh")).verdict()
+
+    # When the finding is read
+    found = finding(verdict, "command-line-matches-manifest").found
+
+    # Then both are there
+    assert "'init=/bin/sh'" in found
+    assert "'console=ttyS0 quiet'" in found
+
+
+@pytest.mark.parametrize(
+    ("standing", "required", "tier", "words"),
+    [
+        ("embedded", True, Tier.WARNING, "no hardware root: embedded TPM"),
+        ("unproven", True, Tier.WARNING, "no hardware root shown"),
+        ("unproven", False, Tier.AFFIRMING, "no hardware root shown"),
+        ("vendor", True, Tier.AFFIRMING, "vendor certified"),
+    ],
+)
+def test_a_host_without_a_hardware_root_is_told(
+    standing: str, required: bool, tier: Tier, words: str
+) -> None:
+    # Given a host of that standing and a policy that demands or waives a hardware root
+    forge = Forge(standing=standing, policy_changes={"hardware_root": required})
+
+    # When its evidence is appraised
+    verdict = forge.verdict()
+
+    # Then the finding has that tier and says what is known
+    found = finding(verdict, Rule.HARDWARE_ROOT.title)
+    assert found.tier is tier
+    assert words in found.found
+    assert verdict.tier is tier
+
+
+def test_an_anchor_signed_by_somebody_else_is_refused() -> None:
+    # Given a policy that names another key than signed the anchor
+    forge = Forge()
+    policy = replace(forge.policy(), anchor_key=PrivateKey.generate().public_key())
+
+    # When evidence is appraised by it
+    verdict = forge.verdict(policy)
+
+    # Then the anchor is refused, and the host's AK proves nothing
+    assert finding(verdict, Rule.ANCHOR_SIGNED.title).tier is Tier.CONTRAINDICATED
+    assert "proves nothing" in finding(verdict, Rule.HOST_AK_ENROLLED.title).found
+
+
+def test_a_manifest_signed_by_somebody_else_is_refused() -> None:
+    # Given a policy with another library key
+    forge = Forge()
+    policy = replace(forge.policy(), manifest_keys=(PrivateKey.generate().public_key(),))
+
+    # When evidence is appraised by it
+    verdict = forge.verdict(policy)
+
+    # Then the manifest is refused, and what depends on it was not checked
+    assert finding(verdict, Rule.MANIFEST_SIGNED.title).tier is Tier.CONTRAINDICATED
+    assert finding(verdict, Rule.KERNEL.title).tier is Tier.WARNING
+
+
+def test_a_certificate_out_of_its_time_is_refused() -> None:
+    # Given valid evidence
+    forge = Forge()
+
+    # When it is appraised two years later
+    later = NOW + datetime.timedelta(days=800)
+    verdict = appraise(forge.evidence(), forge.policy(), NONCE, later)
+
+    # Then the certificate is out of force
+    assert finding(verdict, Rule.AK_IN_FORCE.title).tier is Tier.CONTRAINDICATED
+
+
+def test_a_certificate_of_an_authority_that_expired_is_out_of_force() -> None:
+    # Given a vTPM's certificate that outlives the CA's own
+    forge = Forge(ca_days=10)
+
+    # When it is appraised between the two ends
+    later = NOW + datetime.timedelta(days=20)
+    verdict = appraise(forge.evidence(), forge.policy(), NONCE, later)
+
+    # Then it is out of force with its CA
+    assert finding(verdict, Rule.AK_IN_FORCE.title).tier is Tier.CONTRAINDICATED
+
+
+def test_a_builder_that_no_policy_names_is_doubtful() -> None:
+    # Given evidence whose builder is known by its own word alone
+    forge = Forge(policy_changes={"builders": ()})
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then that one claim is in doubt, and so is the guest
+    assert finding(verdict, Rule.BUILDER.title).tier is Tier.WARNING
+    assert verdict.tier is Tier.WARNING
+
+
+def test_a_hypervisor_without_reference_value_is_doubtful() -> None:
+    # Given a library that names no file of the host
+    entries = {"web": guest_entry()}
+    forge = Forge(library=library(entries=entries))
+
+    # When the policy names none either, and when it does
+    without = forge.verdict()
+    forge.policy_changes = {"hypervisors": (blob(forge.hypervisor).sha256,)}
+    named = forge.verdict()
+
+    # Then the first verdict doubts it and the second does not
+    assert finding(without, Rule.HYPERVISOR.title).tier is Tier.WARNING
+    assert finding(named, Rule.HYPERVISOR.title).tier is Tier.AFFIRMING
+
+
+def test_a_record_of_another_format_is_a_finding() -> None:
+    # Given an answer whose record is no pair record
+    forge = Forge(record_changes={"format": "tandem-pair-record-9"})
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then the record is refused and nothing that needs it affirms
+    assert finding(verdict, Rule.RECORD_READABLE.title).tier is Tier.CONTRAINDICATED
+    assert finding(verdict, Rule.AK_NAMED.title).tier is Tier.WARNING
+
+
+def test_what_the_guest_says_of_itself_is_shown_as_unproven() -> None:
+    # Given evidence with the attester's own words
+    forge = Forge(guest_facts={"kernel": "6.1\x1b[2J", "depth": [[[]]]})
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then they are notes in printable letters, and change nothing
+    said = [note for note in verdict.notes if "proven by nothing" in note]
+    assert len(said) == 2
+    assert all(note.isprintable() for note in said)
+    assert verdict.tier is Tier.AFFIRMING
+
+
+@pytest.mark.parametrize("broken", [b"", b"{}", b"TDQ1", b"\xff" * 100])
+def test_unreadable_evidence_is_a_finding_with_its_offset(broken: bytes) -> None:
+    # Given bytes that are no evidence
+    policy = Forge().policy()
+
+    # When they are appraised
+    verdict = appraise(broken, policy, NONCE, NOW)
+
+    # Then that is the one contradiction, and every other rule was not checked
+    against = [each for each in verdict.findings if each.tier is Tier.CONTRAINDICATED]
+    assert [each.rule for each in against] == [Rule.EVIDENCE_READABLE.title]
+    assert len(verdict.findings) == len(Rule)
