@@ -1,0 +1,128 @@
+"""Start the TPM Manager: `python -m tandem.manager --host DIR [--ready-fd N]`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from tandem.errors import HostError, TandemError
+from tandem.log import get_logger
+from tandem.manager.host import open_host, reach_ptpm
+from tandem.manager.identity import read_identity
+from tandem.manager.pairs import Pairs
+from tandem.manager.service import Service
+from tandem.manager.warm_up import warm_up
+from tandem.privileges import drop_privileges, forbid_new_privileges, hide_memory, require_root
+from tandem.readiness import Readiness
+from tandem.settings import UID_BASE, HostPaths
+
+BACKLOG: Final = 256
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; the only place where an error becomes an exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tandem.manager", description=__doc__)
+    parser.add_argument("--host", type=Path, required=True, help="the host's directory")
+    parser.add_argument("--ready-fd", type=int, help="gets one byte once requests are taken")
+    arguments = parser.parse_args()
+    try:
+        with Readiness(arguments.ready_fd) as readiness:
+            require_root("the Manager", "it opens the physical TPM and then gives root up")
+            serve(HostPaths(arguments.host), readiness)
+    except TandemError as error:
+        sys.stderr.write(f"tandem manager: {error}\n  hint: {error.hint}\n")
+        return error.exit_status
+    return 0
+
+
+def serve(paths: HostPaths, readiness: Readiness) -> None:
+    """Reach the pTPM as root, then open the store and serve as the Manager's own user."""
+    identity = read_identity(paths.identity)
+    lock = _take_place(paths)
+    _raise_limits()
+    forbid_new_privileges()
+    paths.run.mkdir(mode=0o711, exist_ok=True)
+    opened = reach_ptpm(paths, identity.ptpm)
+    try:
+        with _listen(paths) as listening, _told_to_end() as end:
+            warm_up(datetime.datetime.now(datetime.UTC))
+            drop_privileges(UID_BASE)
+            hide_memory()
+            host = open_host(paths, identity, opened)
+            pairs = Pairs(host, lambda: datetime.datetime.now(datetime.UTC))
+            log = get_logger("manager")
+            log.info("host.opened", ptpm=identity.ptpm, hardware_root=host.hardware_root)
+            service = Service(host, pairs, listening, log)
+            readiness.announce()
+            service.serve(end)
+            host.store.close()
+            host.ptpm.close()
+    finally:
+        opened.close()
+        os.close(lock)
+
+
+def _take_place(paths: HostPaths) -> int:
+    """Be the only Manager of this host, for as long as this process lives."""
+    descriptor = os.open(paths.manager, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise HostError(
+            "TDM-MANAGER-RUNNING",
+            f"a Manager of {paths.root} runs already",
+            hint="see `tandem host status`; end it with `tandem host down`",
+        ) from error
+    return descriptor
+
+
+def _listen(paths: HostPaths) -> socket.socket:
+    """Listen below `run/`; the name goes through a descriptor, for 108 bytes are not many."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = os.umask(0o077)
+    try:
+        paths.manager_socket.unlink(missing_ok=True)
+        directory = os.open(paths.run, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            sock.bind(f"/proc/self/fd/{directory}/{paths.manager_socket.name}")
+        finally:
+            os.close(directory)
+    except OSError as error:
+        sock.close()
+        raise HostError(
+            "TDM-MANAGER-NOT-LISTENING",
+            f"the Manager cannot listen at {paths.manager_socket}: {error.strerror}",
+            hint="make room on the disk of the host's directory, and see that it can be written",
+        ) from error
+    finally:
+        os.umask(before)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _told_to_end() -> socket.socket:
+    """Give a socket that becomes readable on SIGTERM or SIGINT."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.detach())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return ours
+
+
+def _raise_limits() -> None:
+    """Have as many descriptors as the system grants: each running vTPM takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
