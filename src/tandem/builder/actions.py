@@ -1,0 +1,380 @@
+"""How each action of the life cycle is carried out on a pair.
+
+Actions report by posting events and decide nothing.  A failure is raised; the supervisor posts the
+event that stands for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tandem import channel as channels
+from tandem.builder.directories import Directories
+from tandem.builder.exchange import close_all, receive
+from tandem.builder.inputs import InputStore
+from tandem.builder.journal import Journal
+from tandem.builder.library import (
+    check_built_once,
+    guest_entry,
+    open_inputs,
+    open_library,
+    trusted_keys,
+)
+from tandem.builder.lifecycle import Action, Event
+from tandem.builder.manager_link import ManagerLink
+from tandem.builder.measure import Builder, Measured, measure
+from tandem.builder.pair import Pair, Resolved
+from tandem.builder.zygote import Zygote
+from tandem.channel import Channel, Closed
+from tandem.errors import HostError, TandemError, UntrustedInput
+from tandem.evidence.envelope import parse_public_key
+from tandem.evidence.launch_plan import machine_configuration
+from tandem.hypervisor.driver import End, Execution, Hypervisor, Inputs, Plan
+from tandem.hypervisor.process import Process
+from tandem.log import get_logger
+from tandem.settings import UID_BASE
+from tandem.wire.manager_rpc import OpenPair
+from tandem.wire.zygote_rpc import (
+    STATUS_REPORTS,
+    STATUS_REQUESTS,
+    EndVtpm,
+    GuestStarted,
+    SpawnVtpm,
+    VtpmEnded,
+    VtpmReady,
+)
+
+READY_SECONDS: Final = 60.0  # for the vTPM: manufacture, certificates, first commit
+END_SECONDS: Final = 2.0  # for a vTPM to end in order
+VTPM_UIDS: Final = UID_BASE + 0x1000
+Watching = Callable[[Coroutine[Any, Any, None]], object]
+log = get_logger("builder")
+
+
+def vtpm_uid(slot: int) -> int:
+    """Give the user that the vTPM in `slot` runs as; its hypervisor has the next one."""
+    return VTPM_UIDS + 2 * slot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actions:
+    """The means, shared by all pairs; `watch` runs a coroutine beside them."""
+
+    builder: Builder
+    hypervisor: Hypervisor
+    keys: Path
+    inputs: InputStore
+    directories: Directories
+    journal: Journal
+    manager: ManagerLink
+    zygote: Zygote
+    watch: Watching
+
+    async def carry_out(self, action: Action, pair: Pair) -> None:
+        """Do what the table says."""
+        methods: dict[Action, Callable[[Pair], Awaitable[None]]] = {
+            Action.MEASURE: self.measure,
+            Action.OPEN_PAIR: self.open_pair,
+            Action.CLOSE_PAIR: self.close_pair,
+            Action.FORK_VTPM: self.fork_vtpm,
+            Action.END_VTPM: self.end_vtpm,
+            Action.CREATE_GUEST_PAUSED: self.create_guest_paused,
+            Action.RESUME_GUEST: self.resume_guest,
+            Action.STOP_GUEST: self.stop_guest,
+            Action.KILL_GUEST: self.kill_guest,
+            Action.START_AGAIN: self.start_again,
+        }
+        await methods[action](pair)
+
+    async def measure(self, pair: Pair) -> None:
+        """Look the order up, open its inputs and measure the launch; the hashing in a thread."""
+        await asyncio.to_thread(self._measure, pair)
+        pair.note_step("measured")
+        pair.post(Event.MEASUREMENT_MATCHED)
+
+    async def open_pair(self, pair: Pair) -> None:
+        """Let the Manager open the launch."""
+        resolved = _resolved(pair)
+        opened, pair.holds.key_channel = await self.manager.open_pair(
+            OpenPair(
+                guest=pair.order.guest,
+                vtpm=pair.order.guest,
+                group=resolved.entry.group,
+                ephemeral=resolved.entry.ephemeral,
+                launch_log_digest=resolved.launch.log_digest,
+                hypervisor=f"{resolved.hypervisor.name} {resolved.hypervisor.version}",
+                builder=self.builder.version,
+                manifest_digest=resolved.library.manifest.digest,
+                manifest_version=resolved.library.manifest.version,
+                signers=resolved.library.key_ids,
+            )
+        )
+        pair.note(
+            pair_id=opened.pair_id.hex(),
+            launch_number=opened.launch_number,
+            ephemeral=resolved.entry.ephemeral,
+            accelerator=resolved.accelerator,
+            launch_log=resolved.launch.log.hex(),
+        )
+        pair.post(Event.PAIR_OPENED)
+
+    async def close_pair(self, pair: Pair) -> None:
+        """Let the Manager close the launch; its key channel's end has the same effect."""
+        with suppress(TandemError):
+            await self.manager.close_pair(bytes.fromhex(pair.entry.pair_id))
+
+    async def fork_vtpm(self, pair: Pair) -> None:
+        """Start the vTPM on anonymous sockets, and watch it."""
+        self.directories.make_pair(pair.entry.pair_id)
+        uid = vtpm_uid(pair.entry.slot)
+        state = self.directories.open_vtpm(
+            pair.order.guest, pair.entry.pair_id, uid, ephemeral=pair.entry.ephemeral
+        )
+        control, vtpm_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        status, vtpm_status = channels.pair()
+        pair.holds.control = control.detach()
+        pair.holds.status = Channel(status, sends=STATUS_REQUESTS, receives=STATUS_REPORTS)
+        message = SpawnVtpm(
+            pair_id=bytes.fromhex(pair.entry.pair_id),
+            launch_log=_resolved(pair).launch.log,
+            firmware=True,  # every entry has one, and SeaBIOS and OVMF set platformAuth
+            uid=uid,
+        )
+        key_channel = pair.holds.key_channel
+        if key_channel is None:
+            raise _out_of_order("no key channel")
+        with vtpm_control, vtpm_status:
+            descriptors = (key_channel, vtpm_control.fileno(), vtpm_status.fileno(), state)
+            try:
+                vtpm = await self.zygote.spawn_vtpm(message, descriptors)
+            finally:
+                os.close(state)
+                os.close(key_channel)
+                pair.holds.key_channel = None
+        pair.holds.vtpm = vtpm
+        self.watch(self.watch_vtpm(pair, vtpm))
+        pair.note(vtpm_pid=vtpm.name.pid, vtpm_start_time=vtpm.name.start_time)
+        self.store(pair)
+
+    async def watch_vtpm(self, pair: Pair, vtpm: Process) -> None:
+        """Post what the vTPM reports, and at last that it is gone."""
+        hearing = asyncio.create_task(self._hear_vtpm(pair))
+        try:
+            await vtpm.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await hearing  # what it said before it went
+        finally:
+            hearing.cancel()
+        pair.post(Event.VTPM_GONE)
+
+    async def end_vtpm(self, pair: Pair) -> None:
+        """Ask the vTPM to end in order, and end it when it does not."""
+        vtpm = pair.holds.vtpm
+        if vtpm is None:
+            return
+        if pair.holds.status is not None:
+            with suppress(Closed):
+                pair.holds.status.send(EndVtpm())
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await vtpm.wait()
+        except TimeoutError:
+            vtpm.kill()
+
+    async def create_guest_paused(self, pair: Pair) -> None:
+        """Start the hypervisor on the measured descriptors, beside the vTPM."""
+        resolved, holds = _resolved(pair), pair.holds
+        if holds.inputs is None or holds.control is None:
+            raise _out_of_order("no inputs")
+        plan = Plan(
+            configuration=machine_configuration(resolved.entry, resolved.accelerator),
+            command_line=resolved.entry.command_line,
+            hypervisor=resolved.hypervisor.blob,
+            inputs=Inputs(
+                firmware=holds.inputs.firmware.descriptor,
+                kernel=holds.inputs.kernel.descriptor,
+                initrd=holds.inputs.initrd.descriptor,
+                roms={name: rom.descriptor for name, rom in holds.inputs.roms.items()},
+            ),
+            vtpm_control=holds.control,
+            directory=self.directories.pair(pair.entry.pair_id),
+        )
+
+        async def launch(execution: Execution) -> Process:
+            pair_id, uid = bytes.fromhex(pair.entry.pair_id), vtpm_uid(pair.entry.slot) + 1
+            process = await self.zygote.spawn_hypervisor(pair_id, uid, execution)
+            pair.note_step("hypervisor executed")
+            holds.hypervisor = process
+            holds.close_launch()
+            return process
+
+        guest = await self.hypervisor.create_paused(plan, launch)
+        holds.guest = guest
+        name = guest.process.name
+        pair.note(hypervisor_pid=name.pid, hypervisor_start_time=name.start_time)
+        self.watch(self.watch_guest(pair))
+        pair.post(Event.GUEST_CREATED)
+
+    async def watch_guest(self, pair: Pair) -> None:
+        """Post that the guest is gone, and whether it wants to come back."""
+        if pair.holds.guest is not None:
+            end = await pair.holds.guest.wait()
+            pair.post(Event.GUEST_REBOOTED if end is End.REBOOT else Event.GUEST_GONE)
+
+    async def resume_guest(self, pair: Pair) -> None:
+        """Tie the vTPM to the hypervisor's process, then let the guest run."""
+        guest, status = pair.holds.guest, pair.holds.status
+        if guest is None or status is None or not guest.process.alive:
+            raise HostError(
+                "TDM-GUEST-ENDED",
+                "the guest ended before it ran",
+                hint="see its console with `tandem guest console --log`",
+            )
+        try:
+            status.send(GuestStarted(), [guest.process.pidfd])
+        except Closed as error:
+            raise HostError(
+                "TDM-VTPM-ENDED", "the vTPM ended before its guest ran", hint="start it again"
+            ) from error
+        await guest.resume()
+        pair.note_step("guest running")
+        self.store(pair)
+        pair.note_running()
+
+    async def stop_guest(self, pair: Pair) -> None:
+        """Ask the guest's system to power off, and give it its time."""
+        if pair.holds.guest is None:
+            raise _out_of_order("no guest")
+        await pair.holds.guest.ask_to_stop()
+        self.watch(self._expire(pair))
+
+    async def kill_guest(self, pair: Pair) -> None:
+        """End the hypervisor's process at once."""
+        if pair.holds.hypervisor is not None:
+            pair.holds.hypervisor.kill()
+
+    async def start_again(self, pair: Pair) -> None:
+        """Let the supervisor start the guest as a new pair, once this one is cleared away."""
+        pair.start_again = True
+
+    def store(self, pair: Pair) -> None:
+        """Store where the pair stands; a pair that cannot be found again is not kept running."""
+        if not pair.entry.pair_id:
+            return  # nothing runs yet that would have to be found
+        try:
+            self.journal.store(pair.entry)
+        except OSError as error:
+            if pair.unstored:
+                return
+            pair.unstored = True
+            pair.fail(
+                HostError(
+                    "TDM-JOURNAL-UNWRITABLE",
+                    f"cannot write the builder's journal: {error.strerror}",
+                    hint="free space below the host directory",
+                )
+            )
+            pair.post(Event.KILL_ASKED)
+
+    async def clear_away(self, pair: Pair) -> None:
+        """Give back all that the pair took; its processes are gone."""
+        await pair.holds.close()
+        if pair.entry.pair_id:
+            self.directories.remove_pair(pair.entry.pair_id)
+            self.directories.forget_empty_vtpm(pair.order.guest)
+            with suppress(OSError):  # a stale entry is cleared away at the next start
+                self.journal.remove(pair.entry.pair_id)
+
+    def _measure(self, pair: Pair) -> None:
+        order = pair.order
+        trusted = [*trusted_keys(self.keys), *map(parse_public_key, order.keys)]
+        library = open_library(order.manifest, trusted)
+        entry = guest_entry(library, order.entry)
+        check_built_once(library, self.inputs)
+        pair.holds.inputs = inputs = open_inputs(library, entry, self.inputs)
+        self.hypervisor.check(tuple(inputs.roms), inputs.kernel.descriptor)
+        identity = self.hypervisor.identify()
+        accelerator = self.hypervisor.accelerator(entry.machine.cpu)
+        measured = Measured(
+            name=identity.name,
+            version=identity.version,
+            blob=identity.blob,
+            accelerator=accelerator,
+            policy=self.hypervisor.policy(),
+        )
+        launch = measure(self.builder, measured, library.manifest, library.key_ids, entry)
+        pair.resolved = Resolved(
+            library=library,
+            entry=entry,
+            accelerator=accelerator,
+            hypervisor=identity,
+            launch=launch,
+        )
+
+    async def _hear_vtpm(self, pair: Pair) -> None:
+        """Read the vTPM's reports until it closes; not being ready in time ends it."""
+        status, vtpm, ready = pair.holds.status, pair.holds.vtpm, False
+        if status is None or vtpm is None:
+            return
+        try:
+            async with asyncio.timeout(READY_SECONDS) as limit:
+                while True:
+                    report, descriptors = await receive(status)
+                    close_all(descriptors)  # none is due, and a vTPM may be its guest's by now
+                    match report:
+                        case VtpmReady() if not ready:
+                            ready = True
+                            limit.reschedule(None)
+                            pair.note_step("vtpm ready")
+                            pair.post(Event.VTPM_READY)
+                        case VtpmEnded(code=code, reason=reason):
+                            log.info("vtpm.ended", guest=pair.guest_name, pair=pair.entry.pair_id,
+                                     code=code, problem=reason)  # fmt: skip
+                            pair.hear_last_words(code, reason)
+                        case _:
+                            pass  # a kind of report that only tells
+        except Closed:
+            return
+        except UntrustedInput as error:
+            log.warning("vtpm.hostile", guest=pair.guest_name, **error.as_record())
+            pair.fail(error)
+            vtpm.kill()
+        except TimeoutError:
+            pair.fail(
+                HostError(
+                    "TDM-VTPM-SLOW",
+                    f"the vTPM was not ready within {READY_SECONDS:.0f} s",
+                    hint="see whether the Manager and its TPM answer: tandem host status",
+                )
+            )
+            vtpm.kill()
+
+    async def _expire(self, pair: Pair) -> None:
+        """Power the guest off when its time for an orderly stop is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pair.stop_seconds):
+                await pair.ended.wait()
+                return
+        pair.post(Event.KILL_ASKED)
+
+
+def _resolved(pair: Pair) -> Resolved:
+    if pair.resolved is None:
+        raise _out_of_order("no measurement")
+    return pair.resolved
+
+
+def _out_of_order(what: str) -> HostError:
+    return HostError(
+        "TDM-BUILDER-OUT-OF-ORDER",
+        f"a pair has {what} where its state says that it must",
+        hint="report this defect; the pair was given up",
+    )

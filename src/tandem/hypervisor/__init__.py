@@ -1,0 +1,1 @@
+"""Adapters of hypervisors: what the builder needs of each, behind one Protocol."""

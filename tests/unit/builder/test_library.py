@@ -1,0 +1,141 @@
+"""The library as the builder reads it: signed, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tandem.builder.inputs import InputStore
+from tandem.builder.library import (
+    check_built_once,
+    guest_entry,
+    open_inputs,
+    open_library,
+    trusted_keys,
+)
+from tandem.errors import HostError, Refused, UntrustedInput, UsageError
+from tests.unit.builder.signing import file, guest, new_key, public_pem, sign, write_files
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write_files(tmp_path)
+    return tmp_path
+
+
+def test_a_signed_library_gives_its_entries_and_their_inputs(directory: Path) -> None:
+    # Given a library that a trusted key signed
+    key = new_key()
+    path = sign(directory, key, {"web": guest(directory)})
+    # When its entry is opened
+    library = open_library(path, [key.public_key()])
+    inputs = open_inputs(library, guest_entry(library, "web"), InputStore())
+    # Then every input is there, the ROMs by the names that they load as
+    assert os.pread(inputs.initrd.descriptor, 10, 0) == b"initrd"
+    assert sorted(inputs.roms) == ["kvmvapic.bin", "linuxboot_dma.bin"]
+    inputs.close()
+
+
+def test_a_library_that_nobody_trusted_signed_is_refused(directory: Path) -> None:
+    # Given a library signed by somebody
+    path = sign(directory, new_key(), {"web": guest(directory)})
+    # When it is opened with another key
+    with pytest.raises(Refused) as refused:
+        open_library(path, [new_key().public_key()])
+    # Then it is refused
+    assert refused.value.code == "TDM-ENVELOPE-NOT-SIGNED"
+
+
+def test_a_host_without_trusted_keys_opens_no_library(directory: Path) -> None:
+    # Given a signed library and no key
+    path = sign(directory, new_key(), {})
+    # When it is opened
+    with pytest.raises(Refused) as refused:
+        open_library(path, [])
+    # Then it says what is missing
+    assert refused.value.code == "TDM-LIBRARY-NO-KEY"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"payload": 1}', bytes(100)])
+def test_a_damaged_library_is_refused(directory: Path, content: bytes) -> None:
+    # Given a file that is no envelope
+    path = directory / "library.dsse.json"
+    path.write_bytes(content)
+    # When it is opened
+    # Then it is refused as what it is
+    with pytest.raises(UntrustedInput):
+        open_library(path, [new_key().public_key()])
+
+
+def test_a_missing_library_says_how_to_make_one(tmp_path: Path) -> None:
+    # Given a host without a library
+    # When it is opened
+    with pytest.raises(HostError) as failed:
+        open_library(tmp_path / "library.dsse.json", [])
+    # Then the hint names the command
+    assert "library sign" in failed.value.hint
+
+
+def test_a_path_that_no_file_can_have_is_a_missing_library_and_no_defect(tmp_path: Path) -> None:
+    # Given a path with a name longer than file systems allow
+    path = tmp_path / ("long" * 100)
+    # When it is opened
+    with pytest.raises(HostError) as refused:
+        open_library(path, [new_key().public_key()])
+    # Then the host's error says so: anything else would end the builder
+    assert refused.value.code == "TDM-LIBRARY-MISSING"
+
+
+def test_an_unknown_entry_is_refused_with_those_that_exist(directory: Path) -> None:
+    # Given a library with one guest
+    key = new_key()
+    library = open_library(sign(directory, key, {"web": guest(directory)}), [key.public_key()])
+    # When another is asked for
+    with pytest.raises(UsageError) as refused:
+        guest_entry(library, "mail")
+    # Then the hint names the one
+    assert "web" in refused.value.hint
+
+
+def test_a_part_of_the_host_that_differs_stops_every_start(directory: Path) -> None:
+    # Given a library that names a part of the host, which then changes
+    key = new_key()
+    (directory / "manager.py").write_bytes(b"as signed")
+    once = {"kind": "build-once", "role": "manager", "files": [file(directory, "manager.py")]}
+    entries = {"web": guest(directory), "manager": once}
+    library = open_library(sign(directory, key, entries), [key.public_key()])
+    check_built_once(library, InputStore())
+    (directory / "manager.py").write_bytes(b"as hacked")
+    # When it is checked
+    with pytest.raises(Refused) as refused:
+        check_built_once(library, InputStore())
+    # Then it is refused
+    assert refused.value.code == "TDM-INPUT-DIFFERS"
+
+
+def test_a_key_that_others_may_change_is_not_trusted(tmp_path: Path) -> None:
+    # Given a trusted key that everybody may write to
+    key = tmp_path / "someone.pub"
+    key.write_bytes(public_pem(new_key()))
+    key.chmod(0o666)
+    # When keys are read
+    with pytest.raises(Refused) as refused:
+        trusted_keys(tmp_path)
+    # Then it is refused, not passed over
+    assert refused.value.code == "TDM-LIBRARY-KEY-WRITABLE"
+
+
+def test_one_bad_input_opens_none(directory: Path) -> None:
+    # Given an entry whose last input is missing
+    key = new_key()
+    library = open_library(sign(directory, key, {"web": guest(directory)}), [key.public_key()])
+    (directory / "linuxboot_dma.bin").unlink()
+    store, before = InputStore(max_kept=0), len(os.listdir("/proc/self/fd"))
+    # When its inputs are opened
+    with pytest.raises(HostError):
+        open_inputs(library, guest_entry(library, "web"), store)
+    store.close()
+    # Then none stays open
+    assert len(os.listdir("/proc/self/fd")) == before
