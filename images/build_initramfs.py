@@ -1,0 +1,187 @@
+"""Make the guest image: Debian's cloud kernel, and an initramfs with tpm2-tools and the attester.
+
+`python images/build_initramfs.py` prints the folder that holds `vmlinuz` and `initramfs.cpio`, and
+links it as `.cache/images/current`.  The folder is named for a digest of everything that went in;
+the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from cpio import Entry, archive, character_device, directory, file, link
+from debian import PackageError, chosen_packages, download, unpack
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CACHE: Final = ROOT / ".cache" / "images"
+HERE: Final = ROOT / "images"
+ATTESTER: Final = ROOT / "src" / "tandem" / "attester"
+
+LIBRARIES: Final = "lib/x86_64-linux-gnu"
+LOADER: Final = "lib64/ld-linux-x86-64.so.2"
+PYTHON: Final = "usr/bin/python3.11"
+PYTHON_HOME: Final = "usr/lib/python3.11"
+PROGRAMS: Final = ("usr/bin/tpm2", PYTHON)
+LOADED_LATER: Final = ("libtss2-tcti-device.so.0",)  # by dlopen, so no program names it
+MODULES: Final = (
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/char/virtio_console",
+    "drivers/acpi/button",
+    "drivers/input/evdev",
+)  # a kernel that has one built in has no file for it
+EMPTY_FOLDERS: Final = ("dev", "proc", "root", "run", "sys", "tmp", "var/log", "var/run")
+PLACES: Final = {  # of the files in guest/
+    "init": "init",
+    "inittab": "etc/inittab",
+    "profile": "etc/profile",
+    "power-button": "etc/acpi/PWRF/00000080",  # the name that busybox's acpid looks for
+}
+HOST_ERROR_STATUS: Final = 3
+
+
+def main() -> int:
+    """Make the image unless it is there, and print its folder."""
+    packages = chosen_packages(CACHE / "packages.json")
+    image = CACHE / digest_of_inputs(packages)
+    if not (image / "initramfs.cpio").exists():
+        started = time.monotonic()
+        print("image: making the guest image", file=sys.stderr)
+        build(packages, image)
+        print(f"image: made in {time.monotonic() - started:.1f} s", file=sys.stderr)
+    current = CACHE / "current"
+    current.unlink(missing_ok=True)
+    current.symlink_to(image.name)
+    print(image)
+    return 0
+
+
+def digest_of_inputs(packages: Mapping[str, str]) -> str:
+    """Give the name of the image that these packages and the present sources make."""
+    digest = hashlib.sha256(json.dumps(packages, sort_keys=True).encode())
+    for source in sorted([*HERE.glob("*.py"), *HERE.glob("guest/*"), *ATTESTER.glob("*.py")]):
+        digest.update(source.name.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def build(packages: Mapping[str, str], image: Path) -> None:
+    """Make the image in a folder of its own, name it when it is whole, and drop older ones."""
+    package_files = download(packages, CACHE.parent / "debs")
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        tree, made = Path(folder, "tree"), Path(folder, "made")
+        made.mkdir()
+        unpack(package_files, tree)
+        [kernel] = tree.glob("boot/vmlinuz-*")
+        (made / "vmlinuz").write_bytes(kernel.read_bytes())
+        (made / "initramfs.cpio").write_bytes(archive(guest_entries(tree)))
+        (made / "packages.json").write_text(json.dumps(packages, indent=1, sort_keys=True) + "\n")
+        made.rename(image)
+    for older in CACHE.glob("*/initramfs.cpio"):
+        if older.parent != image and not older.parent.is_symlink():
+            shutil.rmtree(older.parent)
+
+
+def guest_entries(tree: Path) -> Iterator[Entry]:
+    """Give every file of the guest, taken from the tree of unpacked packages."""
+    yield from map(directory, EMPTY_FOLDERS)
+    yield character_device("dev/console", 5, 1)  # the kernel opens it before anything is mounted
+    for source, path in PLACES.items():
+        yield file(path, (HERE / "guest" / source).read_bytes(), executable=True)
+    yield from shell_entries(tree)
+    yield from module_entries(tree)
+    for program in PROGRAMS:
+        yield file(program, (tree / program).read_bytes(), executable=True)
+    for tool in (tree / "usr/bin").glob("tpm2_*"):
+        yield link(f"usr/bin/{tool.name}", "tpm2")
+    yield link("usr/bin/python3", Path(PYTHON).name)
+    python_files = list(python_entries(tree))
+    yield from python_files
+    yield from library_entries(tree, [each.path for each in python_files if ".so" in each.path])
+
+
+def shell_entries(tree: Path) -> Iterator[Entry]:
+    """Give busybox under every name that it answers to."""
+    busybox = tree / "bin" / "busybox"
+    yield file("bin/busybox", busybox.read_bytes(), executable=True)
+    names = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    for name in names.stdout.split():
+        if name != "busybox":
+            yield link(f"bin/{name}", "busybox")
+
+
+def module_entries(tree: Path) -> Iterator[Entry]:
+    """Give the kernel modules of the guest's devices, where they are not built in."""
+    [kernel_modules] = tree.glob("lib/modules/*/kernel")
+    for module in MODULES:
+        path = kernel_modules / f"{module}.ko"
+        if path.exists():
+            yield file(f"lib/modules/{path.name}", path.read_bytes())
+
+
+def python_entries(tree: Path) -> Iterator[Entry]:
+    """Give the attester and the modules that it imports, compiled by the guest's interpreter."""
+    with tempfile.TemporaryDirectory(dir=tree) as folder:
+        Path(folder, "tandem_attester").symlink_to(ATTESTER)
+        output = Path(folder, "output")
+        environment: dict[str, str] = {
+            "PYTHONHOME": str(tree / "usr"),
+            "PYTHONPATH": folder,
+            "PYTHONHASHSEED": "0",  # so that sets are written in one order
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command: list[str | Path] = [tree / PYTHON, "-S", HERE / "guest_python.py", output]
+        subprocess.run(loader(tree) + command, env=environment, check=True)
+        for path in output.rglob("*"):
+            if path.is_file():
+                yield file(f"{PYTHON_HOME}/{path.relative_to(output)}", path.read_bytes())
+
+
+def library_entries(tree: Path, extensions: list[str]) -> Iterator[Entry]:
+    """Give the loader and every library that the programs and Python's extensions need."""
+    binaries = [tree / path for path in (*PROGRAMS, *extensions)]
+    binaries += [library_path(tree, name) for name in LOADED_LATER]
+    needed = set(LOADED_LATER)
+    for binary in binaries:
+        command = [*loader(tree), "--list", binary]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        needed |= set(re.findall(r"^\s*([^/\s]+) => ", listed, re.MULTILINE))
+    yield file(LOADER, (tree / LOADER).read_bytes(), executable=True)
+    for name in needed - {Path(LOADER).name}:
+        yield file(f"{LIBRARIES}/{name}", library_path(tree, name).read_bytes())
+
+
+def library_path(tree: Path, name: str) -> Path:
+    """Find a library in either of the folders where Debian's packages put them."""
+    for folder in (tree / LIBRARIES, tree / "usr" / LIBRARIES):
+        if (folder / name).exists():
+            return folder / name
+    raise PackageError(f"no package of the image has the library {name}")
+
+
+def loader(tree: Path) -> list[str | Path]:
+    """Give the command that starts a program of the tree with the libraries of the tree."""
+    folders = f"{tree / LIBRARIES}:{tree / 'usr' / LIBRARIES}"
+    return [tree / LOADER, "--library-path", folders]
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    try:
+        sys.exit(main())
+    except PackageError as error:
+        print(f"image: {error}", file=sys.stderr)
+        sys.exit(HOST_ERROR_STATUS)
