@@ -1,0 +1,122 @@
+"""The domain builder, asked from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tandem.channel import Channel, Closed, expect
+from tandem.errors import HostError
+from tandem.hypervisor.descriptors import connect
+from tandem.wire.builder_rpc import (
+    BUILDER_ANSWERS,
+    BUILDER_REQUESTS,
+    AskGuests,
+    AttachAttester,
+    AttachConsole,
+    Attached,
+    Guests,
+    GuestStopped,
+    Progress,
+    StartGuest,
+    StopGuest,
+)
+from tandem.wire.messages import Message
+
+RUN: Final = "run"
+SOCKET: Final = "builder.sock"
+Pairs = list[dict[str, Any]]
+
+
+class BuilderClient:
+    """A connection to the builder; closing it gives up what was begun."""
+
+    def __init__(self, host: Path) -> None:
+        try:
+            sock = connect(host / RUN, SOCKET, kind=socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise HostError(
+                "TDM-BUILDER-ABSENT",
+                f"the domain builder of {host} cannot be asked: {error.strerror}",
+                hint="start the host's services with `sudo tandem host up`, and ask as root",
+            ) from error
+        self._channel = Channel(sock, sends=BUILDER_REQUESTS, receives=BUILDER_ANSWERS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def start(self, request: StartGuest, on_step: Callable[[str, int], None]) -> Pairs:
+        """Start a guest; `on_step` is told of each step and its microseconds since the start."""
+        self._send(request)
+        while isinstance(reply := self._receive(), Progress):
+            on_step(reply.step, reply.microseconds)
+        return _pairs(expect(reply, Guests))
+
+    def stop(self, request: StopGuest) -> None:
+        """Stop a guest; returns when it and its vTPM are gone."""
+        self._send(request)
+        expect(self._receive(), GuestStopped)
+
+    def guests(self, name: str = "") -> Pairs:
+        """Give every pair in brief, or all about the one of guest `name`."""
+        self._send(AskGuests(name=name))
+        found: Pairs = []
+        while True:
+            page = expect(self._receive(), Guests)
+            found += _pairs(page)
+            if not page.more:
+                return found
+
+    def attach(self, request: AttachConsole | AttachAttester) -> socket.socket:
+        """Connect to a port of a running guest."""
+        self._send(request)
+        reply, descriptors = self._receive_any()
+        if len(descriptors) == 1 and isinstance(reply, Attached):
+            return socket.socket(fileno=descriptors[0])
+        for descriptor in descriptors:
+            os.close(descriptor)
+        expect(reply, Attached)
+        raise self._gone()
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+        except Closed as error:
+            raise self._gone() from error
+
+    def _receive(self) -> Message:
+        try:
+            return self._channel.receive()[0]
+        except Closed as error:
+            raise self._gone() from error
+
+    def _receive_any(self) -> tuple[Message, list[int]]:
+        try:
+            return self._channel.receive_any()
+        except Closed as error:
+            raise self._gone() from error
+
+    def _gone(self) -> HostError:
+        return HostError(
+            "TDM-BUILDER-GONE",
+            "the domain builder closed the connection",
+            hint="it takes requests of root alone; see whether it runs: tandem host status",
+        )
+
+
+def _pairs(page: Guests) -> Pairs:
+    pairs: Pairs = json.loads(page.pairs)
+    return pairs

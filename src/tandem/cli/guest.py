@@ -1,0 +1,186 @@
+"""`tandem guest`: start, stop and look at guests, each with its vTPM."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tandem.cli import guest_attest, guest_console
+from tandem.cli.builder_client import BuilderClient, Pairs
+from tandem.cli.output import add_json, read_file, seconds, show_done
+from tandem.values import checked_name
+from tandem.wire.builder_rpc import AttachConsole, StartGuest, StopGuest
+
+STOP_SECONDS: Final = 30
+EXAMPLES: Final = """\
+examples:
+  tandem guest start web                   the library's entry `web`, as a pair
+  tandem guest start web-2 --entry web     a second guest from the same entry
+  tandem guest list && tandem guest show web
+  tandem guest attest web --nonce 6c1f... -o evidence.json
+  tandem guest console web                 Ctrl-] leaves it
+  tandem guest stop web
+"""
+Commands = argparse._SubParsersAction  # argparse names the type of add_subparsers nowhere else
+
+
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Declare the commands, their arguments and their help."""
+    parser = commands.add_parser(
+        "guest",
+        help="start, stop and look at guests",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    start = _verb(verbs, "start", run_start, "build a pair from the library and start it")
+    start.add_argument("--entry", help="entry of the library (default: the guest's name)")
+    start.add_argument("--library", metavar="FILE", help="another signed library than the host's")
+    start.add_argument(
+        "--library-key",
+        action="append",
+        default=[],
+        metavar="PUB",
+        help="public key to trust for this library; the launch measures who signed it",
+    )
+    stop = _verb(verbs, "stop", run_stop, "stop a guest, and its vTPM with it")
+    stop.add_argument("--kill", action="store_true", help="power off without asking its system")
+    stop.add_argument(
+        "--timeout",
+        type=seconds,
+        default=STOP_SECONDS,
+        metavar="SECONDS",
+        help=f"power off when its system has not ended by then (default {STOP_SECONDS})",
+    )
+    _verb(verbs, "show", run_show, "show a pair and what was measured of its launch")
+    listing = verbs.add_parser("list", help="list the pairs that run")
+    add_json(listing)
+    listing.set_defaults(run=run_list)
+    guest_console.declare(_verb(verbs, "console", guest_console.run, "use the serial console"))
+    guest_attest.declare(_verb(verbs, "attest", guest_attest.run, "get evidence from a guest"))
+
+
+def connect_console(host: Path, guest: str) -> socket.socket:
+    """Connect to a guest's serial console; one connection at a time."""
+    with BuilderClient(host) as builder:
+        return builder.attach(AttachConsole(name=guest))
+
+
+def run_start(args: argparse.Namespace) -> int:
+    """Start a guest and tell the time of each step."""
+    request = StartGuest(
+        name=checked_name(args.name, "guest"),
+        entry=checked_name(args.entry or args.name, "entry"),
+        manifest=str(Path(args.library).absolute()) if args.library else "",
+        keys=tuple(read_file(path, "public key") for path in args.library_key),
+    )
+    told: dict[str, int] = {}
+
+    def tell(step: str, microseconds: int) -> None:
+        told[step] = microseconds
+        if not args.json:
+            print(f"{microseconds / 1000:8.1f} ms  {step}", flush=True)
+
+    with BuilderClient(Path(args.host)) as builder:
+        pairs = builder.start(request, tell)
+    if args.json:
+        print(json.dumps(pairs, sort_keys=True))
+    else:
+        print(f"guest {args.name} runs as pair {pairs[0]['pair_id']}")
+    return 0
+
+
+def run_stop(args: argparse.Namespace) -> int:
+    """Stop a guest."""
+    name = checked_name(args.name, "guest")
+    with BuilderClient(Path(args.host)) as builder:
+        builder.stop(StopGuest(name=name, kill=args.kill, seconds=args.timeout))
+    show_done(args, {"stopped": name}, f"guest {name} and its vTPM are gone")
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """List the pairs."""
+    with BuilderClient(Path(args.host)) as builder:
+        pairs = builder.guests()
+    print(json.dumps(pairs, sort_keys=True) if args.json else as_table(pairs))
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Show one pair and its launch."""
+    name = checked_name(args.name, "guest")
+    with BuilderClient(Path(args.host)) as builder:
+        pairs = builder.guests(name)
+    print(json.dumps(pairs, sort_keys=True) if args.json else as_text(pairs[0]))
+    return 0
+
+
+def as_table(pairs: Pairs) -> str:
+    """Lay pairs out in columns."""
+    if not pairs:
+        return "no guest runs"
+    rows = [("GUEST", "STATE", "LAUNCH", "PAIR", "VTPM", "QEMU", "UP")]
+    rows += [
+        (
+            *(pair["guest"], pair["state"], str(pair["launch_number"]), pair["pair_id"][:12]),
+            *(str(pair["vtpm_pid"]), str(pair["hypervisor_pid"])),
+            f"{time.time() - pair['started_at']:.0f} s",
+        )
+        for pair in pairs
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def as_text(pair: dict[str, Any]) -> str:
+    """Lay one pair out for a person: who it is, then its launch, event by event."""
+    lines = [
+        f"guest {pair['guest']}: {pair['state']}, launch {pair['launch_number']} of its vTPM",
+        f"  pair        {pair['pair_id']}",
+        f"  library     entry {pair['entry']} of {pair.get('library', '-')}",
+        f"  vTPM        process {pair['vtpm_pid']}",
+        f"  hypervisor  process {pair['hypervisor_pid']}, {pair['accelerator'] or '-'}",
+    ]
+    times = [f"{step} {value / 1000:.1f} ms" for step, value in pair["times"].items()]
+    lines.append(f"  start       {', '.join(times) or '-'}")
+    if "launch" in pair:
+        lines.append("  launch, measured before the guest's first instruction:")
+        lines += [
+            f"    PCR {event['register']}  {event['event']:<14} {_gist(event)}"
+            for event in pair["launch"]["events"]
+        ]
+        registers = pair["launch"]["registers"].items()
+        lines += [f"  PCR {index}  sha256:{value}" for index, value in registers]
+    return "\n".join(lines)
+
+
+def _gist(event: dict[str, Any]) -> str:
+    """Say the part of an event that tells it from another."""
+    data = event["data"]
+    names = [str(data[key]) for key in ("name", "version", "command_line") if key in data]
+    if "sha256" in data:
+        names.append(f"sha256:{data['sha256'][:32]}...")
+    if "machine" in data:
+        names.append(
+            f"{data['machine']['type']}, {data['cpus']} cpu, {data['memory_mib']} MiB, "
+            f"{data['accelerator']}"
+        )
+    return " ".join(names)
+
+
+def _verb(
+    verbs: Commands[argparse.ArgumentParser], name: str, run: object, words: str
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=words)
+    parser.add_argument("name", metavar="NAME", help="the guest's name")
+    add_json(parser)
+    parser.set_defaults(run=run)
+    return parser
