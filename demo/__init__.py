@@ -1,0 +1,1 @@
+"""The demonstration that `make demo` runs: the commands a user would type, one line a step."""
