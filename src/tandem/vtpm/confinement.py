@@ -10,14 +10,12 @@ import ctypes
 import errno
 import os
 import resource
-from collections.abc import Sequence
 from typing import Final
 
 from tandem.errors import HostError
+from tandem.privileges import hide_memory
 from tandem.vtpm.forking import made_in_child
 
-PR_SET_DUMPABLE: Final = 4  # prctl(2), linux/prctl.h
-PR_SET_NO_NEW_PRIVS: Final = 38
 SYS_SECCOMP: Final = 317  # seccomp(2) on x86-64: libc has no function for it
 SECCOMP_SET_MODE_FILTER: Final = 1  # linux/seccomp.h
 SECCOMP_FILTER_FLAG_TSYNC: Final = 1
@@ -34,22 +32,12 @@ ALLOWED_CALLS: Final = (
     "exit", "exit_group",
 )  # fmt: skip
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_call_prctl, _call_kernel = _libc.prctl, _libc.syscall  # looked up here, not in each vTPM
-
-
-def drop_privileges(uid: int, groups: Sequence[int] = ()) -> None:
-    """Become `uid` and the group of that number for good, without a way back or a core dump."""
-    os.setgroups(list(groups))
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+_call_kernel = ctypes.CDLL(None, use_errno=True).syscall  # looked up here, not in each vTPM
 
 
 def limit_vtpm() -> None:
     """Keep other processes of the user away from memory, and descriptors and files few."""
-    _prctl(PR_SET_DUMPABLE, 0)
+    hide_memory()
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_SIZE, MAX_FILE_SIZE))
 
@@ -66,7 +54,11 @@ class CallFilter:
         """Bind every thread of this process, for good."""
         load = (SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC)
         if _call_kernel(*load, ctypes.byref(self._program)):
-            raise _failed("seccomp")
+            raise HostError(
+                "TDM-CONFINEMENT-FAILED",
+                f"seccomp failed: {os.strerror(ctypes.get_errno())}",
+                hint="run Tandem on Linux 5.8 or later, outside of other sandboxes",
+            )
 
 
 class _Program(ctypes.Structure):
@@ -85,16 +77,3 @@ def _compiled_filter() -> bytes:
         calls.export_bpf(program)
         program.seek(0)
         return program.read()
-
-
-def _prctl(option: int, value: int) -> None:
-    if _call_prctl(option, value, 0, 0, 0):
-        raise _failed(f"prctl {option}")
-
-
-def _failed(call: str) -> HostError:
-    return HostError(
-        "TDM-CONFINEMENT-FAILED",
-        f"{call} failed: {os.strerror(ctypes.get_errno())}",
-        hint="run Tandem on Linux 5.8 or later, outside of other sandboxes",
-    )

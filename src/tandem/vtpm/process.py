@@ -14,8 +14,9 @@ from typing import Final
 
 from tandem.channel import Channel, Closed
 from tandem.errors import UNEXPECTED_EXIT_STATUS, TandemError
+from tandem.privileges import drop_privileges
 from tandem.vtpm.commands import CommandServer, Handler
-from tandem.vtpm.confinement import CallFilter, drop_privileges, limit_vtpm
+from tandem.vtpm.confinement import CallFilter, limit_vtpm
 from tandem.vtpm.deep_quotes import DeepQuoter
 from tandem.vtpm.handover import Handover
 from tandem.vtpm.launch import Launch

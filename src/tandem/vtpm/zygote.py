@@ -21,7 +21,8 @@ from typing import Final
 from tandem import channel as channels
 from tandem.channel import Channel, Closed
 from tandem.errors import HostError, Refused, TandemError, UntrustedInput
-from tandem.vtpm.confinement import CallFilter, drop_privileges
+from tandem.privileges import drop_privileges
+from tandem.vtpm.confinement import CallFilter
 from tandem.vtpm.forking import fork
 from tandem.vtpm.libtpms import Engine
 from tandem.vtpm.namespaces import PidNamespaces

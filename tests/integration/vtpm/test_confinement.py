@@ -7,7 +7,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from tandem.vtpm.confinement import CallFilter, drop_privileges, limit_vtpm
+from tandem.privileges import drop_privileges
+from tandem.vtpm.confinement import CallFilter, limit_vtpm
 from tests.integration.vtpm.guest import Guest
 from tests.integration.vtpm.manager_double import ManagerDouble
 from tests.integration.vtpm.pair_harness import GUEST_UID, VTPM_UID, PairUnderTest
