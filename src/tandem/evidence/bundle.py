@@ -18,6 +18,7 @@ from tandem.evidence.strict_json import Place, parse_json
 
 FORMAT: Final = "tandem-evidence-1"
 MAX_BUNDLE: Final = 24 * 1024 * 1024  # a firmware log of MAX_LOG bytes in Base64
+LOGS: Final = ("firmware_log", "host_log", "ima_log")
 MAX_FACTS: Final = 64 * 1024
 _CODE: Final = "TDM-BUNDLE-BAD"
 
@@ -27,24 +28,26 @@ class Evidence:
     """A bundle; `guest` holds the attester's own words about its system."""
 
     answer: DeepQuote
-    firmware_log: bytes | None
+    firmware_log: bytes | None = None
+    host_log: bytes | None = None
+    ima_log: bytes | None = None
     guest: Mapping[str, object]
 
 
 def parse_evidence(data: bytes) -> Evidence:
     """Read a bundle or a bare framed answer."""
     if data.startswith(ANSWER_MAGIC):
-        return Evidence(answer=_answer(data), firmware_log=None, guest={})
+        return Evidence(answer=_answer(data), guest={})
     root = parse_json(data, "evidence", _CODE, MAX_BUNDLE)
-    fields = root.fields(("format", "answer"), ("firmware_log", "kernel_release", "guest"))
+    fields = root.fields(("format", "answer"), (*LOGS, "kernel_release", "guest"))
     fields["format"].one_of(FORMAT)
     guest = _facts(fields["guest"]) if "guest" in fields else {}
     if "kernel_release" in fields:
         guest = {**guest, "kernel_release": fields["kernel_release"].text(256)}
     return Evidence(
         answer=_answer(_base64(fields["answer"])),
-        firmware_log=_base64(fields["firmware_log"]) if "firmware_log" in fields else None,
         guest=guest,
+        **{name: _base64(fields[name]) for name in LOGS if name in fields},
     )
 
 
@@ -60,6 +63,16 @@ def write_evidence(
     if firmware_log is not None:
         fields["firmware_log"] = base64.b64encode(firmware_log).decode("ascii")
     return json.dumps(fields, indent=1, sort_keys=True).encode("ascii") + b"\n"
+
+
+def add_host_logs(bundle: bytes, logs: Mapping[str, bytes]) -> bytes:
+    """Put the host's logs (`host_log`, `ima_log`) into a bundle that its attester made."""
+    place = parse_json(bundle, "evidence", _CODE, MAX_BUNDLE)
+    encoded = {name: base64.b64encode(log).decode("ascii") for name, log in logs.items()}
+    whole = json.dumps({**place.typed(dict), **encoded}, indent=1, sort_keys=True).encode("ascii")
+    if len(whole) > MAX_BUNDLE:
+        place.refuse(f"{len(whole)} bytes with the host's logs, more than {MAX_BUNDLE}")
+    return whole
 
 
 def _answer(framed: bytes) -> DeepQuote:

@@ -98,6 +98,7 @@ class DeepQuote:
     ptpm_signature: bytes
     ptpm_pcrs: dict[int, bytes]
     ak_certificate: bytes  # X.509 DER, of the vTPM's AK
+    issuer_certificate: bytes  # X.509 DER, of the group's issuing key that signed it
     host_ak: bytes  # TPMT_PUBLIC of the key that made the pTPM's quote
     launch_log: bytes  # TCG crypto-agile event log
 

@@ -1,44 +1,45 @@
-"""Host export: what a host says of itself to whoever wants to enrol it.  Signed by nobody.
+"""Host export: what a host says of itself to whoever wants to enrol it.
 
-JSON, `tandem-host-export-1`; binary values in lower-case hexadecimal.
+The quote of an enrolment is what signs it (`enrolment`); alone it is signed by nobody.  JSON,
+`tandem-host-export-1`; binary values in lower-case hexadecimal.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tandem.evidence.certificates import Certificate, parse_certificate
-from tandem.evidence.pcr_values import REGISTERS
+from tandem.evidence.certificates import MAX_CERTIFICATE, Certificate, parse_certificate
 from tandem.evidence.strict_json import Place, parse_json
 from tandem.evidence.tpm_types import MAX_PUBLIC, Public, parse_public
-from tandem.values import SHA256_SIZE
 
 FORMAT: Final = "tandem-host-export-1"
-MAX_EXPORT: Final = 64 * 1024
-MAX_CERTIFICATE: Final = 16 * 1024
+MAX_EXPORT: Final = 1024 * 1024
 MAX_GROUPS: Final = 256
+MAX_CHAIN: Final = 8  # certificates that a host brings beside its EK's
+MAX_EPOCH: Final = (1 << 48) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostExport:
-    """A host's keys and state; `authorities` is the CA certificate of each group of vTPMs."""
+    """A host's keys; `authorities` is the CA certificate of each group of vTPMs."""
 
     ptpm: str  # a device path, or "embedded"
     hardware_root: bool  # what the host claims
     ek: Public
     ek_certificate: Certificate | None
+    ek_chain: tuple[Certificate, ...]  # intermediate CAs that the TPM brings along
     ak: Public
     authorities: Mapping[str, Certificate]
-    pcrs: Mapping[int, bytes]  # SHA-256 bank, the registers that deep quotes hold
+    epoch: int  # 1 at first, one more after each restore of a backup
 
 
 def parse_host_export(data: bytes) -> HostExport:
     """Read an export, or refuse it and name the place that is wrong."""
     root = parse_json(data, "host export", "TDM-HOST-EXPORT-BAD", MAX_EXPORT)
-    required = ("format", "ptpm", "hardware_root", "ek", "ak", "authorities", "pcrs")
+    required = ("format", "ptpm", "hardware_root", "ek", "ek_chain", "ak", "authorities", "epoch")
     fields = root.fields(required, ("ek_certificate",))
     fields["format"].one_of(FORMAT)
     return HostExport(
@@ -46,9 +47,13 @@ def parse_host_export(data: bytes) -> HostExport:
         hardware_root=fields["hardware_root"].typed(bool),
         ek=read_public(fields["ek"]),
         ek_certificate=_optional_certificate(fields.get("ek_certificate")),
+        ek_chain=tuple(
+            parse_certificate(each.some_hexadecimal(MAX_CERTIFICATE))
+            for each in fields["ek_chain"].items(MAX_CHAIN)
+        ),
         ak=read_public(fields["ak"]),
         authorities=read_authorities(fields["authorities"]),
-        pcrs=read_pcrs(fields["pcrs"]),
+        epoch=fields["epoch"].integer(1, MAX_EPOCH),
     )
 
 
@@ -58,9 +63,10 @@ def write_host_export(
     hardware_root: bool,
     ek: bytes,
     ek_certificate: bytes,
+    ek_chain: Sequence[bytes],
     ak: bytes,
     authorities: Mapping[str, bytes],
-    pcrs: Mapping[int, bytes],
+    epoch: int,
 ) -> bytes:
     """Write an export; keys are TPMT_PUBLIC, certificates DER (empty where there is none)."""
     fields: dict[str, object] = {
@@ -68,9 +74,10 @@ def write_host_export(
         "ptpm": ptpm,
         "hardware_root": hardware_root,
         "ek": ek.hex(),
+        "ek_chain": [each.hex() for each in ek_chain],
         "ak": ak.hex(),
         "authorities": {group: der.hex() for group, der in authorities.items()},
-        "pcrs": {str(index): value.hex() for index, value in sorted(pcrs.items())},
+        "epoch": epoch,
     }
     if ek_certificate:
         fields["ek_certificate"] = ek_certificate.hex()
@@ -90,15 +97,6 @@ def read_authorities(place: Place) -> dict[str, Certificate]:
     return {
         group: parse_certificate(each.some_hexadecimal(MAX_CERTIFICATE))
         for group, each in members.items()
-    }
-
-
-def read_pcrs(place: Place) -> dict[int, bytes]:
-    """Read PCR values of the SHA-256 bank, by index."""
-    known = {str(index) for index in REGISTERS}
-    return {
-        int(index): value.hexadecimal(SHA256_SIZE)
-        for index, value in place.fields((), known).items()
     }
 
 

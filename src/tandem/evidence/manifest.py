@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from tandem.evidence.launch import Blob
 from tandem.evidence.strict_json import Place, parse_json
 from tandem.values import SHA256_SIZE, SHA384_SIZE
 
+Value = TypeVar("Value")
 PAYLOAD_TYPE: Final = "application/vnd.tandem.library+json"
 FORMAT: Final = "tandem-library-1"
 MAX_MANIFEST: Final = 2 * 1024 * 1024
@@ -25,11 +26,16 @@ MAX_FILES: Final = 256
 MAX_FILE_SIZE: Final = 1 << 40
 MAX_COMMAND_LINE: Final = 2047  # COMMAND_LINE_SIZE of Linux on x86, less its end
 MAX_MEMORY_MIB: Final = 4 * 1024 * 1024
+MAX_BUILD_ID: Final = 64
+MAX_FIRMWARE: Final = 256
 MAX_CPUS: Final = 255  # q35 without an interrupt remapper
 _CPU: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,+=-]{0,127}")
 _GUEST_KEYS: Final = (
     *("kind", "hypervisor", "group", "vtpm", "kernel", "initrd", "command_line"),
     *("firmware", "roms", "machine"),
+)
+_HOST_KEYS: Final = (
+    *("group", "kernel", "initrd", "build_id", "command_line", "firmware_version"),
 )
 
 
@@ -81,12 +87,27 @@ class GuestEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class OnceEntry:
-    """A `build-once` entry: a part of the host, by the digests of its files."""
+    """A `build-once` entry: a part of the host, by the digests of its files.
+
+    The rest is for an entry of role `host`: what the launch of the host's own vTPM should measure.
+    """
 
     name: str
     role: str
     description: str
-    files: tuple[ManifestFile, ...]
+    others: tuple[ManifestFile, ...]  # beside kernel and initrd
+    group: str = "default"
+    kernel: ManifestFile | None = None
+    initrd: ManifestFile | None = None
+    build_id: bytes | None = None  # of the kernel as it runs
+    command_line: str | None = None
+    firmware_version: str | None = None
+
+    @property
+    def files(self) -> tuple[ManifestFile, ...]:
+        """Every file that the library has of this part."""
+        own = (self.kernel, self.initrd)
+        return (*(file for file in own if file is not None), *self.others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +153,32 @@ def _guest(name: str, place: Place) -> GuestEntry:
 
 
 def _once(name: str, place: Place) -> OnceEntry:
-    fields = place.fields(("kind", "role"), ("description", "files"))
-    files = fields["files"].items(MAX_FILES) if "files" in fields else ()
+    role = place.at(place.typed(dict).get("role"), "role").one_of("manager", "host")
+    own = _HOST_KEYS if role == "host" else ()
+    fields = place.fields(("kind", "role"), ("description", "files", *own))
     return OnceEntry(
         name=name,
-        role=fields["role"].one_of("manager", "host"),
-        description=fields["description"].text(1024) if "description" in fields else "",
-        files=tuple(_file(each) for each in files),
+        role=role,
+        description=_given(fields, "description", lambda each: each.text(1024), ""),
+        others=_given(fields, "files", _files, ()),
+        group=_given(fields, "group", Place.name, "default"),
+        kernel=_given(fields, "kernel", _file, None),
+        initrd=_given(fields, "initrd", _file, None),
+        build_id=_given(fields, "build_id", lambda e: e.some_hexadecimal(MAX_BUILD_ID), None),
+        command_line=_given(fields, "command_line", lambda e: e.text(MAX_COMMAND_LINE), None),
+        firmware_version=_given(fields, "firmware_version", lambda e: e.text(MAX_FIRMWARE), None),
     )
+
+
+def _given(
+    fields: Mapping[str, Place], key: str, read: Callable[[Place], Value], absent: Value
+) -> Value:
+    """Read a field that may be left out."""
+    return read(fields[key]) if key in fields else absent
+
+
+def _files(place: Place) -> tuple[ManifestFile, ...]:
+    return tuple(_file(each) for each in place.items(MAX_FILES))
 
 
 def _machine(place: Place) -> Machine:

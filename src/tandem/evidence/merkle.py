@@ -15,22 +15,18 @@ MAX_TREE: Final = 1 << 20
 MAX_PATH: Final = 20  # hashes in a path through MAX_TREE leaves
 
 
-def tree_root(leaves: Sequence[bytes]) -> bytes:
-    """Give the root over one or more leaf hashes (MTH of RFC 6962)."""
-    if len(leaves) == 1:
-        return leaves[0]
-    split = _split(len(leaves))
-    return _node(tree_root(leaves[:split]), tree_root(leaves[split:]))
+def tree_paths(leaves: Sequence[bytes]) -> tuple[bytes, list[tuple[bytes, ...]]]:
+    """Give the root over one or more leaf hashes (MTH of RFC 6962), and each leaf's path (PATH).
 
-
-def inclusion_path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """Give the hashes that lead from leaf `index` to the root, nearest first (PATH of RFC 6962)."""
+    A path has the hashes that lead from its leaf to the root, nearest first.
+    """
     if len(leaves) == 1:
-        return ()
+        return leaves[0], [()]
     split = _split(len(leaves))
-    if index < split:
-        return (*inclusion_path(leaves[:split], index), tree_root(leaves[split:]))
-    return (*inclusion_path(leaves[split:], index - split), tree_root(leaves[:split]))
+    left, left_paths = tree_paths(leaves[:split])
+    right, right_paths = tree_paths(leaves[split:])
+    paths = [(*path, right) for path in left_paths] + [(*path, left) for path in right_paths]
+    return _node(left, right), paths
 
 
 def root_of_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:

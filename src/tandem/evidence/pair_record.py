@@ -40,6 +40,8 @@ class PairRecord:
     manifest_digest: bytes  # SHA-256 of the library manifest's payload
     manifest_version: int
     host_log_digest: bytes  # SHA-256 of the host's event log
+    epoch: int  # of the host: 1 at first, one more after each restore of a backup
+    rollback_window: int  # seconds of commits that an older store may still undo; 0: none
     started_at: int
 
     def encode(self) -> bytes:

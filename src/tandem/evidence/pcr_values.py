@@ -8,6 +8,8 @@ from typing import Final
 
 from tandem.errors import UntrustedInput
 from tandem.evidence.event_log import EventLog
+from tandem.evidence.strict_json import Place
+from tandem.values import SHA256_SIZE
 
 REGISTERS: Final = range(24)  # PC Client Platform TPM Profile, section 4.6
 
@@ -24,6 +26,7 @@ def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
     starts from the locality of the platform's Startup.
     """
     values: dict[str, dict[int, bytes]] = {bank: {} for bank in log.banks}
+    locality = log.startup_locality  # looked for once
     for event in log.events:
         if not event.extends:
             continue
@@ -35,7 +38,7 @@ def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
                 offset=event.offset,
             )
         for bank, digest in event.digests.items():
-            start = _start(bank, event.register, log.startup_locality)
+            start = _start(bank, event.register, locality)
             old = values[bank].get(event.register, start)
             values[bank][event.register] = extend(old, digest, bank)
     return values
@@ -44,6 +47,15 @@ def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
 def pcr_digest(values: Mapping[int, bytes]) -> bytes:
     """Give the digest that a SHA-256 quote holds over these registers (Part 2, 10.12.4)."""
     return hashlib.sha256(b"".join(values[index] for index in sorted(values))).digest()
+
+
+def read_pcrs(place: Place) -> dict[int, bytes]:
+    """Read values of the SHA-256 bank, by index, from a document."""
+    known = {str(index) for index in REGISTERS}
+    return {
+        int(index): value.hexadecimal(SHA256_SIZE)
+        for index, value in place.fields((), known).items()
+    }
 
 
 def _start(bank: str, register: int, startup_locality: int) -> bytes:

@@ -18,9 +18,8 @@ from tandem.values import NAME_PATTERN
 Kind = TypeVar("Kind")
 MAX_TEXT: Final = 64 * 1024
 MAX_DEPTH: Final = 16
-MAX_BRACKETS: Final = 1 << 17
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_BRACKET: Final = re.compile(rb"[\[\]{}]")
+MAX_PARTS: Final = 1 << 18  # texts, brackets and commas: each value of a document has one
+_PART: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ class Place:
         """Give an integer within the limits, both included."""
         found = self.typed(int)
         if not low <= found <= high:
-            self.refuse(f"{found} is not between {low} and {high}")
+            self.refuse(f"not between {low} and {high}")
         return found
 
     def hexadecimal(self, size: int) -> bytes:
@@ -127,7 +126,7 @@ def parse_json(data: bytes, what: str, code: str, limit: int) -> Place:
     if len(data) > limit:
         root.refuse(f"{len(data)} bytes, more than {limit}")
     if not is_plain(data):
-        root.refuse(f"nested deeper than {MAX_DEPTH}, or of more than {MAX_BRACKETS // 2} parts")
+        root.refuse(f"nested deeper than {MAX_DEPTH}, or of more than {MAX_PARTS} parts")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (UnicodeDecodeError, ValueError) as error:
@@ -138,9 +137,10 @@ def parse_json(data: bytes, what: str, code: str, limit: int) -> Place:
 def is_plain(data: bytes) -> bool:
     """Whether a JSON document is shallow and small enough to build: known before it is built."""
     level = 0
-    for count, bracket in enumerate(_BRACKET.finditer(_STRING.sub(b"", data))):
-        level += 1 if bracket.group() in b"[{" else -1
-        if level > MAX_DEPTH or count > MAX_BRACKETS:
+    for count, part in enumerate(_PART.finditer(data), 1):
+        first = data[part.start()]
+        level += (first in b"[{") - (first in b"]}")
+        if level > MAX_DEPTH or count > MAX_PARTS:
             return False
     return True
 

@@ -12,21 +12,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem.appraisal.enrolment import parse_challenge, parse_proof
+from tandem.appraisal.enrolment import parse_challenge
 from tandem.appraisal.policy import parse_policy
 from tandem.errors import Refused, UntrustedInput
 from tandem.evidence.attest import parse_quote
 from tandem.evidence.bundle import parse_evidence
+from tandem.evidence.certificate_extensions import read_extensions
+from tandem.evidence.certificate_files import der_parts, parse_certificates
 from tandem.evidence.certificates import parse_certificate, parse_pem_certificate
 from tandem.evidence.deep_quote import parse_deep_quote, parse_request, unframe_answer
+from tandem.evidence.der_sets import with_sorted_sets
+from tandem.evidence.enrolment import parse_proof
 from tandem.evidence.envelope import PrivateKey, open_envelope, parse_private_key, parse_public_key
 from tandem.evidence.event_log import parse_event_log, parse_launch_log, write_launch_log
+from tandem.evidence.host_approval import (
+    parse_approval,
+    parse_approval_key,
+    parse_approval_private_key,
+)
 from tandem.evidence.host_export import parse_host_export
+from tandem.evidence.host_state import parse_state
+from tandem.evidence.ima_log import parse_ima_log, replay_ima
 from tandem.evidence.launch import LaunchEvent, Tag, in_order
 from tandem.evidence.manifest import parse_manifest
-from tandem.evidence.merkle import inclusion_path, root_of_path, tree_root
+from tandem.evidence.merkle import root_of_path, tree_paths
 from tandem.evidence.pair_record import parse_pair_record
 from tandem.evidence.pcr_values import replay
+from tandem.evidence.revocation import parse_revocation_list
 from tandem.evidence.tpm_types import parse_public, parse_signature
 
 KEY = PrivateKey.generate().public_key()
@@ -42,17 +54,32 @@ def replayed(data: bytes) -> object:
     return replay(parse_event_log(data))
 
 
+def replayed_ima(data: bytes) -> object:
+    return replay_ima(parse_ima_log(data), b"\x01" * 32)
+
+
+def extensions(data: bytes) -> object:
+    return [read_extensions(each) for each in parse_certificates(data)]
+
+
 READERS: list[Reader] = [
+    *(parse_approval, parse_approval_key, parse_approval_private_key, parse_state),
+    *(der_parts, extensions, parse_ima_log, replayed_ima),
     *(opened, replayed, parse_certificate, parse_challenge, parse_deep_quote, parse_event_log),
     *(parse_evidence, parse_host_export, parse_launch_log, parse_manifest, parse_pair_record),
     *(parse_pem_certificate, parse_policy, parse_private_key, parse_proof, parse_public),
     *(parse_public_key, parse_quote, parse_request, parse_signature, unframe_answer),
+    parse_revocation_list,
 ]
 LAUNCH_LOG = write_launch_log([LaunchEvent(tag=Tag.BUILDER, data=b"{}")])
 SEEDS = [
     LAUNCH_LOG,
     (DATA / "eventlog" / "event-sd-boot-fedora37.bin").read_bytes(),
     (DATA / "certificates" / "STM_ECC_01I.pem").read_bytes(),
+    (DATA / "certificates" / "swtpm_ek_ecc.der").read_bytes(),
+    (DATA / "ima" / "ng-templates.bin").read_bytes(),
+    (DATA / "ima" / "ima-template.bin").read_bytes(),
+    (DATA / "ima" / "ima-log-sha256").read_bytes(),
     bytes.fromhex("ff544347801800000000") + bytes(60),
     bytes.fromhex("00230001000b00050472000000100018000b00030010") + b"\x00\x20" * 30,
     b"TDQ1" + bytes(20),
@@ -63,11 +90,13 @@ ALGORITHMS_JSON = st.recursive(
     max_leaves=8,
 )
 FIELD_NAMES = [
+    *("subject", "generation", "state", "signature"),
     *("format", "version", "entries", "ek", "ak", "authorities", "pcrs", "ptpm", "hardware_root"),
     *("answer", "guest", "firmware_log", "payload", "payloadType", "signatures", "credential"),
     *("credential_blob", "encrypted_secret", "kernel_release"),
 ]
 FORMATS = [
+    *("tandem-host-state-1", "tandem-host-approval-1"),
     *("tandem-library-1", "tandem-host-export-1", "tandem-evidence-1", "tandem-challenge-1"),
     *("tandem-proof-1", "tandem-policy-1"),
 ]
@@ -153,7 +182,24 @@ def test_a_path_of_any_tree_leads_to_its_root(shape: tuple[int, int]) -> None:
     leaves = [hashlib.sha256(bytes([each])).digest() for each in range(size)]
 
     # When the leaf's path is walked
-    root = root_of_path(leaves[index], index, size, inclusion_path(leaves, index))
+    root, paths = tree_paths(leaves)
+    found = root_of_path(leaves[index], index, size, paths[index])
 
     # Then it ends at the root
-    assert root == tree_root(leaves)
+    assert found == root
+
+
+@given(seed=st.sampled_from(SEEDS), at=st.integers(0), piece=st.binary(max_size=8))
+def test_sets_in_order_stay_as_they_are(seed: bytes, at: int, piece: bytes) -> None:
+    # Given bytes that may be DER
+    start = at % (len(seed) + 1)
+    data = seed[:start] + piece + seed[start + len(piece) :]
+    try:
+        once = with_sorted_sets(data)
+    except ValueError:
+        return
+
+    # When their sets are put in order again
+    # Then nothing changes, and nothing was lost
+    assert with_sorted_sets(once) == once
+    assert sorted(once) == sorted(data)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import pytest
 
 from tandem.errors import UntrustedInput
-from tandem.evidence.event_log import parse_event_log, parse_launch_log, write_launch_log
+from tandem.evidence.event_log import (
+    Event,
+    EventLog,
+    parse_event_log,
+    parse_launch_log,
+    write_launch_log,
+)
 from tandem.evidence.launch import LaunchEvent, Tag, command_line_event
 from tandem.evidence.launch_plan import builder_event
 from tandem.evidence.pcr_values import extend, pcr_digest, replay
@@ -40,6 +47,25 @@ def test_registers_start_from_zero_and_take_the_hash_of_each_tagged_event() -> N
         hashed = [hashlib.new(bank, e.encode()).digest() for e in (BUILDER, KERNEL, COMMAND_LINE)]
         eighteen = extend(extend(bytes(size), hashed[1], bank), hashed[2], bank)
         assert values[bank] == {17: extend(bytes(size), hashed[0], bank), 18: eighteen}
+
+
+def test_a_long_log_is_gone_through_a_fixed_number_of_times() -> None:
+    # Given a log of many events, none of which says from where PCR 0 starts
+    class Counted(tuple[Event, ...]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Event]:
+            self.passes += 1
+            return super().__iter__()
+
+    event = Event(offset=0, register=0, kind=1, digests={"sha1": bytes(20)}, data=b"")
+    events = Counted([event] * 100)
+
+    # When it is replayed
+    replay(EventLog(banks=("sha1",), events=events))
+
+    # Then that was looked for once, and not for each event
+    assert events.passes == 2
 
 
 def test_a_quote_digest_is_over_the_registers_by_index() -> None:

@@ -25,10 +25,22 @@ GUEST: dict[str, Any] = {
     "roms": [FILE],
     "machine": {"type": "q35", "cpu": "max", "cpus": 1, "memory_mib": 256},
 }
+HOST: dict[str, Any] = {
+    "kind": "build-once",
+    "role": "host",
+    "kernel": FILE,
+    "build_id": "00ff",
+    "command_line": "root=/dev/sda1",
+    "firmware_version": "Vendor 1.0",
+}
 MANIFEST: dict[str, Any] = {
     "format": "tandem-library-1",
     "version": 2,
-    "entries": {"web": GUEST, "mgr": {"kind": "build-once", "role": "manager", "files": [FILE]}},
+    "entries": {
+        "web": GUEST,
+        "mgr": {"kind": "build-once", "role": "manager", "files": [FILE]},
+        "host": HOST,
+    },
 }
 
 
@@ -49,6 +61,10 @@ def test_a_manifest_is_read() -> None:
     assert web.files == (web.firmware, web.kernel, web.initrd, *web.roms)
     assert isinstance(manager, OnceEntry)
     assert manager.role == "manager"
+    host = manifest.entries["host"]
+    assert isinstance(host, OnceEntry)
+    assert host.files == (host.kernel,)
+    assert (host.build_id, host.initrd, host.group) == (b"\x00\xff", None, "default")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,11 @@ def test_a_manifest_is_read() -> None:
         ("entries.web.kernel.path", "a//b", "$.entries.web.kernel.path"),
         ("entries.web.kernel.sha256", "AB" * 32, "$.entries.web.kernel.sha256"),
         ("entries.web.kernel.size", 0, "$.entries.web.kernel.size"),
+        ("entries.mgr.kernel", FILE, "$.entries.mgr"),  # a manager has none
+        ("entries.host.build_id", "AB", "$.entries.host.build_id"),
+        ("entries.host.build_id", "", "$.entries.host.build_id"),
+        ("entries.host.group", "A B", "$.entries.host.group"),
+        ("entries.host.machine", {}, "$.entries.host"),
         ("entries.web.machine.cpu", "-device", "$.entries.web.machine.cpu"),
         ("entries.web.machine.type", "microvm", "$.entries.web.machine.type"),
         ("entries.web.machine.cpus", 256, "$.entries.web.machine.cpus"),

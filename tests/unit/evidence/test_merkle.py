@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from tandem.evidence.merkle import inclusion_path, root_of_path, tree_root
+from tandem.evidence.merkle import root_of_path, tree_paths
 
 # Inputs, roots and a path of Certificate Transparency's own test (google/certificate-transparency,
 # cpp/merkletree/merkle_tree_test.cc, Apache-2.0).
@@ -31,7 +31,7 @@ LEAVES = [hashlib.sha256(b"\x00" + each).digest() for each in INPUTS]
 def test_roots_are_those_of_certificate_transparency(size: int) -> None:
     # Given the first leaves of the known tree
     # When their root is computed
-    root = tree_root(LEAVES[:size])
+    root, _ = tree_paths(LEAVES[:size])
 
     # Then it is the known one
     assert root.hex() == ROOTS[size - 1]
@@ -40,7 +40,7 @@ def test_roots_are_those_of_certificate_transparency(size: int) -> None:
 def test_a_path_is_that_of_certificate_transparency() -> None:
     # Given the known tree of three leaves
     # When the path of its third leaf is computed
-    path = inclusion_path(LEAVES[:3], 2)
+    _, [*_, path] = tree_paths(LEAVES[:3])
 
     # Then it is the known one
     assert [each.hex() for each in path] == [ROOTS[1]]
@@ -50,11 +50,11 @@ def test_a_path_is_that_of_certificate_transparency() -> None:
 def test_every_path_leads_to_the_root_and_no_other_does(size: int) -> None:
     # Given a tree
     leaves = [hashlib.sha256(bytes([each])).digest() for each in range(size)]
-    root = tree_root(leaves)
+    root, paths = tree_paths(leaves)
 
     for index in range(size):
         # When a leaf's path is walked, whole, short, long and from another place
-        path = inclusion_path(leaves, index)
+        path = paths[index]
 
         # Then only the whole path from its own place leads to the root
         assert root_of_path(leaves[index], index, size, path) == root

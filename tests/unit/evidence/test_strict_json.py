@@ -17,12 +17,13 @@ from tandem.evidence.strict_json import is_plain, parse_json
         (b'["unfinished [[[[[[[[[[[[[[[[[', True),
         (b"[" * 16 + b"]" * 16, True),
         (b"[" * 17 + b"]" * 17, False),
-        (b"[]" * 100_000, False),
+        (b"[]" * 200_000, False),
+        (b"[" + b"1," * 300_000 + b"1]", False),
     ],
 )
 def test_depth_is_known_before_anything_is_built(data: bytes, plain: bool) -> None:
     # Given JSON, whole or not
-    # When its brackets are counted
+    # When its parts are counted
     # Then those within texts do not count
     assert is_plain(data) is plain
 

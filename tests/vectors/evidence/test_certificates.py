@@ -56,12 +56,28 @@ def test_an_intermediate_is_issued_by_its_root_and_no_other(lower: str, upper: s
     assert not issued_by(root, certificate)
 
 
-def test_a_certificate_that_is_not_der_is_refused() -> None:
-    # Given a vendor's certificate whose names are not in DER's order
+@pytest.mark.parametrize("name", ["NTC1.pem", "NUVO_1110.pem"])
+def test_a_certificate_whose_sets_are_out_of_order_is_read_and_its_signature_holds(
+    name: str,
+) -> None:
+    # Given a vendor's root whose names are not in DER's order
     # When it is read
-    # Then it is refused as input, not raised as something else
-    with pytest.raises(UntrustedInput):
-        parse_pem_certificate(pem("NTC1.pem"))
+    root = parse_pem_certificate(pem(name))
+
+    # Then it signed itself, over the bytes as they were written
+    assert "Nuvoton" in root.subject
+    assert issued_by(root, root)
+
+
+def test_a_certificate_out_of_order_that_was_changed_is_not_signed() -> None:
+    # Given a vendor's root with one byte of its name changed
+    root = parse_pem_certificate(pem("NUVO_1110.pem"))
+    changed = parse_certificate(root.der.replace(b"Root CA 1110", b"Root CA 1111"))
+
+    # When its signature is asked for
+    # Then it does not hold
+    assert changed.subject != root.subject
+    assert not issued_by(changed, changed)
 
 
 def test_an_attribute_certificate_is_refused() -> None:
