@@ -13,8 +13,17 @@ from datetime import datetime
 from typing import Final
 
 from tandem.appraisal.anchor import Anchor
-from tandem.appraisal.chain import appraise_ak_certificate, appraise_anchor, appraise_host_ak
+from tandem.appraisal.chain import appraise_anchor, appraise_host_ak
 from tandem.appraisal.deep_quotes import appraise_record, appraise_request, appraise_tree
+from tandem.appraisal.host_logs import appraise_host_log, appraise_ima_list
+from tandem.appraisal.host_state import appraise_epoch, appraise_ptpm_state, appraise_rollback
+from tandem.appraisal.issuing import (
+    appraise_ak_certificate,
+    appraise_ek,
+    appraise_in_force,
+    appraise_issue,
+    appraise_issuer,
+)
 from tandem.appraisal.launch import (
     appraise_events,
     appraise_manifest,
@@ -30,12 +39,16 @@ from tandem.appraisal.quotes import (
     appraise_qualifying_data,
     appraise_signature,
 )
+from tandem.appraisal.revocation import appraise_revocation
 from tandem.appraisal.rules import Rule, unchecked
 from tandem.appraisal.verdict import Finding, Verdict
 from tandem.errors import UntrustedInput
 from tandem.evidence.attest import Quote
 from tandem.evidence.bundle import Evidence, parse_evidence
+from tandem.evidence.certificate_files import parse_certificates
+from tandem.evidence.certificates import Certificate, parse_certificate
 from tandem.evidence.deep_quote import DeepQuote, qualifying_data
+from tandem.evidence.ima_log import IMA_REGISTER
 from tandem.evidence.pair_record import PairRecord, record_digest
 from tandem.values import LAUNCH_REGISTERS
 
@@ -52,9 +65,20 @@ OUT_OF_SCOPE: Final = (
 )
 
 
-def appraise(evidence: bytes, policy: Policy, nonce: bytes, at: datetime) -> Verdict:
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the verifier has beside the evidence; its logs stand before those in there."""
+
+    host_log: bytes | None = None
+    ima_log: bytes | None = None
+    ek_certificates: bytes | None = None  # of the vTPM's RSA EK, and of the CAs above it
+
+
+def appraise(
+    evidence: bytes, policy: Policy, nonce: bytes, at: datetime, given: Given | None = None
+) -> Verdict:
     """Judge evidence by a policy; `nonce` is what was asked with, `at` an aware time."""
-    appraisal = _Appraisal(policy=policy, nonce=nonce, at=at)
+    appraisal = _Appraisal(policy=policy, nonce=nonce, at=at, given=given or Given())
     try:
         bundle = parse_evidence(evidence)
     except UntrustedInput as error:
@@ -77,6 +101,7 @@ class _Appraisal:
     policy: Policy
     nonce: bytes
     at: datetime
+    given: Given
     attester: str = UNKNOWN
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -84,18 +109,18 @@ class _Appraisal:
     def run(self, bundle: Evidence) -> None:
         """Go down the chain: host, deep quote, pair, vTPM, guest."""
         answer = bundle.answer
-        anchor = self._host(answer)
-        record = self._deep_quote(answer)
-        self._vtpm(answer, record, anchor)
+        anchor, findings = appraise_anchor(self.policy)
+        self.findings += [*findings, appraise_host_ak(answer.host_ak, anchor)]
+        self._host(answer, anchor)
+        record = self._pair(answer, anchor)
+        if record is not None:
+            self._host_logs(bundle, record)
+        ak = self._certificates(answer, record, anchor)
+        self._vtpm(answer, record, ak)
         self._launch(answer, record)
         self._note_what_is_not_judged(bundle)
 
-    def _host(self, answer: DeepQuote) -> Anchor | None:
-        anchor, findings = appraise_anchor(self.policy)
-        self.findings += [*findings, appraise_host_ak(answer.host_ak, anchor)]
-        return anchor
-
-    def _deep_quote(self, answer: DeepQuote) -> PairRecord | None:
+    def _host(self, answer: DeepQuote, anchor: Anchor | None) -> None:
         policy, attest = self.policy.text, answer.ptpm_attest
         quote, form = appraise_form(Rule.PTPM_QUOTE_MADE, attest)
         self.findings.append(form)
@@ -106,22 +131,88 @@ class _Appraisal:
         )
         if quote is not None:
             self.findings.append(appraise_quoted(Rule.HOST_PCRS_QUOTED, quote, answer.ptpm_pcrs))
-        self.findings.append(appraise_host(answer.ptpm_pcrs, policy.host_pcrs))
+            if anchor is not None:
+                self.findings.append(appraise_ptpm_state(quote, anchor, policy))
+        recorded = policy.host_pcrs
+        if recorded is None and anchor is not None:
+            recorded = {
+                index: value for index, value in anchor.state.pcrs.items() if index != IMA_REGISTER
+            }
+        self.findings.append(appraise_host(answer.ptpm_pcrs, recorded or {}))
         self.findings += appraise_tree(answer, quote)
+
+    def _pair(self, answer: DeepQuote, anchor: Anchor | None) -> PairRecord | None:
+        policy = self.policy.text
         self.findings += appraise_request(answer, policy, self.nonce)
         record, findings = appraise_record(answer.record, policy)
         self.findings += findings
         if record is not None:
             self.attester = ascii(record.guest[:64]).strip("'")
+            self.findings.append(appraise_rollback(record, policy))
+            if anchor is not None:
+                self.findings.append(appraise_epoch(record, anchor))
         return record
 
-    def _vtpm(self, answer: DeepQuote, record: PairRecord | None, anchor: Anchor | None) -> None:
-        ak = None
-        if anchor is not None:
-            ak, findings = appraise_ak_certificate(
-                answer.ak_certificate, record, answer.record, anchor, self.at
+    def _host_logs(self, bundle: Evidence, record: PairRecord) -> None:
+        """Judge the host's logs where they are given; say what is missing where it is demanded."""
+        policy, values = self.policy.text, bundle.answer.ptpm_pcrs
+        host_log = bundle.host_log if self.given.host_log is None else self.given.host_log
+        ima_log = bundle.ima_log if self.given.ima_log is None else self.given.ima_log
+        if host_log is not None:
+            self.findings += appraise_host_log(host_log, record, values)
+        elif policy.event_log:
+            self.findings.append(Rule.HOST_LOG_RECORDED.doubtful("the host's log is not given"))
+        if ima_log is not None:
+            self.findings += appraise_ima_list(ima_log, values, policy.ima_violations or ())
+        elif policy.ima_violations is not None:
+            self.findings.append(Rule.IMA_REPLAYS.doubtful("the host's IMA list is not given"))
+        elif IMA_REGISTER in values:
+            self.notes.append(f"Quoted and not judged: host PCR {IMA_REGISTER}; give its IMA list.")
+
+    def _certificates(
+        self, answer: DeepQuote, record: PairRecord | None, anchor: Anchor | None
+    ) -> bytes | None:
+        """Judge the way from the group's CA to the AK; gives the AK where a certificate has it."""
+        try:
+            certificate = parse_certificate(answer.ak_certificate)
+        except UntrustedInput as error:
+            self.findings.append(Rule.AK_CERTIFIED.unreadable(error))
+            return None
+        ak, findings = appraise_ak_certificate(certificate, record, answer.record)
+        self.findings += [*findings, appraise_in_force(certificate, self.at)]
+        if anchor is not None and record is not None:
+            issuer, certified = appraise_issuer(
+                answer.issuer_certificate, record.group, anchor, self.at
             )
-            self.findings += findings
+            self.findings.append(certified)
+            if issuer is not None:
+                self.findings.append(appraise_issue(certificate, issuer, self.at))
+                eks = self._endorsement(record, anchor)
+                self._revocation(record.group, anchor, (certificate, issuer, *eks))
+        return ak
+
+    def _endorsement(self, record: PairRecord, anchor: Anchor) -> tuple[Certificate, ...]:
+        """Judge the EK's certificate where one is given; gives what may be revoked of it."""
+        if self.given.ek_certificates is None:
+            return ()
+        try:
+            certificates = parse_certificates(self.given.ek_certificates)
+        except UntrustedInput as error:
+            self.findings.append(Rule.EK_CERTIFIED.unreadable(error))
+            return ()
+        self.findings.append(appraise_ek(certificates, record, anchor, self.at))
+        return certificates
+
+    def _revocation(
+        self, group: str, anchor: Anchor, certificates: tuple[Certificate, ...]
+    ) -> None:
+        if self.policy.crl is not None:
+            found = appraise_revocation(self.policy.crl, group, anchor, certificates, self.at)
+            self.findings.append(found)
+        elif self.policy.text.crl_file is not None:
+            self.findings.append(Rule.NOT_REVOKED.doubtful("no revocation list is given"))
+
+    def _vtpm(self, answer: DeepQuote, record: PairRecord | None, ak: bytes | None) -> None:
         quote, form = appraise_form(Rule.VTPM_QUOTE_MADE, answer.vtpm_attest)
         self.findings.append(form)
         if ak is not None:

@@ -38,7 +38,7 @@ def appraise_record(
     )
     guest = _expected(Rule.GUEST_EXPECTED, "guest", record.guest, policy.guest)
     group = _expected(Rule.GROUP_EXPECTED, "group", record.group, policy.group)
-    return record, (readable, guest, group)
+    return record, (readable, guest, group, _vtpm(record, policy))
 
 
 def appraise_tree(answer: DeepQuote, ptpm_quote: Quote | None) -> tuple[Finding, ...]:
@@ -72,6 +72,19 @@ def _user_data(found: bytes, expected: bytes | None) -> Finding:
         hmac.compare_digest(found, expected),
         f"made for the expected user data {expected.hex() or '(empty)'}",
         f"made for user data {found.hex() or '(empty)'}, not {expected.hex() or '(empty)'}",
+    )
+
+
+def _vtpm(record: PairRecord, policy: PolicyText) -> Finding:
+    rule, name = Rule.VTPM_EXPECTED, record.ek_name.hex()
+    if policy.ek_name is not None and policy.ek_name != record.ek_name:
+        return rule.broken(f"a vTPM with EK {name}; the policy expects {policy.ek_name.hex()}")
+    if policy.vtpm is not None:
+        return _expected(rule, "vTPM", record.vtpm, policy.vtpm)
+    if policy.ek_name is not None:
+        return rule.holds(f"a vTPM with EK {name}, as the policy expects")
+    return rule.holds(
+        f"the policy expects none in particular; it is {record.vtpm[:64]!a} with EK {name}"
     )
 
 

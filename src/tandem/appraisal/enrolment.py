@@ -2,7 +2,8 @@
 
 `make_credential` does in pure Python what TPM2_MakeCredential does: only a TPM that holds both the
 EK and an object of the given Name can recover the credential.  The challenge goes to the host and
-the proof comes back, each as a small JSON document.
+the proof comes back, each as a small JSON document; with it comes a quote, so that the host's state
+is proven and not claimed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
+from tandem.appraisal.pcrs import appraise_quoted
+from tandem.appraisal.quotes import appraise_signature
+from tandem.appraisal.rules import Rule
+from tandem.appraisal.verdict import Tier
 from tandem.errors import Refused, UntrustedInput
+from tandem.evidence.attest import Quote, parse_quote
+from tandem.evidence.enrolment import Proof, enrolment_data
+from tandem.evidence.host_export import HostExport
 from tandem.evidence.strict_json import parse_json
 from tandem.evidence.tpm_types import Public
 
 CHALLENGE_FORMAT: Final = "tandem-challenge-1"
-PROOF_FORMAT: Final = "tandem-proof-1"
 CREDENTIAL_SIZE: Final = 32
+CREDENTIAL_TAG: Final = b"TANDEM-CREDENTIAL-1\0"
 MAX_DOCUMENT: Final = 8 * 1024
 MAX_BLOB: Final = 256  # TPMS_ID_OBJECT: integrity and an encrypted digest
 IDENTITY: Final = b"IDENTITY"
@@ -45,6 +53,19 @@ class Challenge:
 
     credential_blob: bytes
     encrypted_secret: bytes
+
+
+def credential_for(secret: bytes, exported: bytes) -> bytes:
+    """Give the credential of one export; the host learns it, and the secret stays here.
+
+    So the proof of one host's keys cannot be spent on an export with another's.
+    """
+    if len(secret) != CREDENTIAL_SIZE:
+        raise _not_proven(
+            f"the secret has {len(secret)} bytes, not {CREDENTIAL_SIZE}",
+            "give the file that `tandem verifier challenge` kept",
+        )
+    return hmac.digest(secret, CREDENTIAL_TAG + exported, "sha256")
 
 
 def make_credential(ek: Public, name: bytes, credential: bytes, random: Random) -> Challenge:
@@ -90,28 +111,33 @@ def parse_challenge(data: bytes) -> Challenge:
     )
 
 
-def write_proof(credential: bytes) -> bytes:
-    """Write the document with the credential that the host's TPM recovered."""
-    fields = {"format": PROOF_FORMAT, "credential": credential.hex()}
-    return json.dumps(fields).encode("ascii") + b"\n"
-
-
-def parse_proof(data: bytes) -> bytes:
-    """Read a proof and give its credential."""
-    root = parse_json(data, "proof", "TDM-PROOF-BAD", MAX_DOCUMENT)
-    fields = root.fields(("format", "credential"))
-    fields["format"].one_of(PROOF_FORMAT)
-    return fields["credential"].some_hexadecimal(64)
-
-
-def check_proof(expected: bytes, proof: bytes) -> None:
-    """Refuse a proof that does not hold the credential of the challenge."""
-    if not hmac.compare_digest(expected, parse_proof(proof)):
-        raise Refused(
-            "TDM-ENROL-NOT-PROVEN",
-            "the host did not recover the credential: its AK and EK are not in one TPM",
-            hint="do not trust this host; export and enrol again if the export was old",
+def check_proof(export: HostExport, exported: bytes, credential: bytes, proof: Proof) -> Quote:
+    """Give the quote of a proof that holds; `exported` is the very export it was made for."""
+    if not hmac.compare_digest(credential, proof.credential):
+        raise _not_proven(
+            "the host did not recover the credential: its AK and EK are not in one TPM, or the "
+            "challenge was for another export",
+            "enrol by the very export that the challenge was made for; else do not trust this host",
         )
+    quote = parse_quote(proof.attest)
+    for finding in (
+        appraise_signature(
+            Rule.PTPM_QUOTE_SIGNED, export.ak.encoded, proof.attest, proof.signature
+        ),
+        appraise_quoted(Rule.HOST_PCRS_QUOTED, quote, proof.pcrs),
+    ):
+        if finding.tier is not Tier.AFFIRMING:
+            raise _not_proven(finding.found, "do not trust this host: its proof was changed")
+    if not hmac.compare_digest(enrolment_data(credential, exported), quote.qualifying_data):
+        raise _not_proven(
+            "the host's quote is not for this credential and this export",
+            "export the host again, and enrol it from that: a new group or a restore changes it",
+        )
+    return quote
+
+
+def _not_proven(problem: str, hint: str) -> Refused:
+    return Refused("TDM-ENROL-NOT-PROVEN", problem, hint=hint)
 
 
 def kdfa(

@@ -12,6 +12,7 @@ from typing import Final
 from tandem.appraisal.rules import Rule
 from tandem.appraisal.verdict import Finding
 from tandem.evidence.attest import Quote
+from tandem.evidence.ima_log import IMA_REGISTER
 from tandem.evidence.pcr_values import pcr_digest
 from tandem.evidence.tpm_types import Algorithm, PcrSelection
 from tandem.values import LAUNCH_REGISTERS, SHA256_SIZE
@@ -57,13 +58,18 @@ def appraise_launch_replay(replayed: Mapping[int, bytes], values: Mapping[int, b
 
 
 def appraise_host(values: Mapping[int, bytes], recorded: Mapping[int, bytes]) -> Finding:
-    """Judge the host's registers; one that either side lacks differs, and never agrees."""
+    """Judge the host's registers; one that either side lacks differs, and never agrees.
+
+    The register that the kernel extends with every file it measures is explained by its IMA list
+    alone, unless a value is recorded for it.
+    """
     rule = Rule.HOST_PCRS_RECORDED
+    expected = values.keys() - ({IMA_REGISTER} - recorded.keys())
     if not recorded:
-        return rule.doubtful("the policy has no recorded values of host PCRs")
+        return rule.doubtful("neither policy nor anchor has values of host PCRs")
     wrong = [
         f"PCR {index} is {_value(values, index)}, recorded {_value(recorded, index)}"
-        for index in sorted(values.keys() | recorded.keys())
+        for index in sorted(expected | recorded.keys())
         if values.get(index) != recorded.get(index)
     ]
     return rule.judged(

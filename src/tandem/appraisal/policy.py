@@ -15,12 +15,23 @@
     [expect]
     guest = "web-01"
     group = "default"
-    user_data = "00ff"  # optional: the channel that the answer must be made for
+    vtpm = "web-01"     # optional, as all that follows in this part
+    ek_name = "000b..." # TPM Name of the vTPM's EK
+    user_data = "00ff"  # the channel that the answer must be made for
 
     [host]
     hardware_root = true
-    [host.pcrs]         # recorded values, SHA-256
+    strict_rollback = false  # optional: demand that no vTPM state can be rolled back
+    same_boot = false   # optional: refuse a host that was reset since it was enrolled
+    event_log = false   # optional: demand the host's event log
+    [host.pcrs]         # optional: SHA-256; without it, those that the anchor has
     0 = "..."
+
+    [ima]               # optional: demand the host's IMA list
+    violations = ["/usr/bin/x"]  # of these files, by the list's word, are allowed
+
+    [revocation]        # optional: demand a list of the group's revoked certificates
+    crl = "default.crl"
 
     [accelerators]      # optional
     allowed = ["kvm"]
@@ -45,8 +56,9 @@ from typing import Final, cast
 
 from tandem.evidence.deep_quote import MAX_USER_DATA
 from tandem.evidence.envelope import PublicKey
-from tandem.evidence.host_export import read_pcrs
 from tandem.evidence.launch_plan import ACCELERATORS, Accelerator
+from tandem.evidence.pair_record import NAME_SIZE
+from tandem.evidence.pcr_values import read_pcrs
 from tandem.evidence.strict_json import Place
 from tandem.values import SHA256_SIZE
 
@@ -54,6 +66,8 @@ FORMAT: Final = "tandem-policy-1"
 MAX_POLICY: Final = 64 * 1024
 MAX_KEYS: Final = 16
 MAX_DIGESTS: Final = 64
+MAX_VIOLATIONS: Final = 1024
+SWITCHES: Final = ("strict_rollback", "same_boot", "event_log")  # of [host], off where left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +82,16 @@ class PolicyText:
     entry: str
     guest: str
     group: str
+    vtpm: str | None = None
+    ek_name: bytes | None = None
     user_data: bytes | None
     hardware_root: bool
-    host_pcrs: Mapping[int, bytes]
+    strict_rollback: bool = False
+    same_boot: bool = False
+    event_log: bool = False
+    host_pcrs: Mapping[int, bytes] | None = None  # None: those of the anchor
+    ima_violations: tuple[str, ...] | None = None  # allowed paths; None: no list is demanded
+    crl_file: str | None = None
     accelerators: tuple[Accelerator, ...]
     hypervisors: tuple[bytes, ...]  # SHA-256 of executables
     builders: tuple[bytes, ...]
@@ -85,18 +106,21 @@ class Policy:
     anchor_key: PublicKey
     manifest: bytes
     manifest_keys: tuple[PublicKey, ...]
+    crl: bytes | None = None
 
 
 def parse_policy(data: bytes) -> PolicyText:
     """Read a policy, or refuse it and name the place that is wrong."""
     root = _read_toml(data)
     parts = ("format", "anchor", "manifest", "expect", "host")
-    fields = root.fields(parts, ("accelerators", "hypervisor", "builder"))
+    others = ("ima", "revocation", "accelerators", "hypervisor", "builder")
+    fields = root.fields(parts, others)
     fields["format"].one_of(FORMAT)
     anchor = fields["anchor"].fields(("file", "key"))
     manifest = fields["manifest"].fields(("file", "keys", "entry"), ("threshold",))
-    expect = fields["expect"].fields(("guest", "group"), ("user_data",))
-    host = fields["host"].fields(("hardware_root", "pcrs"))
+    expect = fields["expect"].fields(("guest", "group"), ("vtpm", "ek_name", "user_data"))
+    host = fields["host"].fields(("hardware_root",), ("pcrs", *SWITCHES))
+    revocation = fields["revocation"].fields(("crl",)) if "revocation" in fields else {}
     keys = tuple(each.text() for each in manifest["keys"].items(MAX_KEYS))
     return PolicyText(
         anchor_file=anchor["file"].text(),
@@ -107,9 +131,14 @@ def parse_policy(data: bytes) -> PolicyText:
         entry=manifest["entry"].name(),
         guest=expect["guest"].name(),
         group=expect["group"].name(),
+        vtpm=expect["vtpm"].name() if "vtpm" in expect else None,
+        ek_name=expect["ek_name"].hexadecimal(NAME_SIZE) if "ek_name" in expect else None,
         user_data=_user_data(expect.get("user_data")),
         hardware_root=host["hardware_root"].typed(bool),
-        host_pcrs=read_pcrs(host["pcrs"]),
+        **{name: name in host and host[name].typed(bool) for name in SWITCHES},
+        host_pcrs=read_pcrs(host["pcrs"]) if "pcrs" in host else None,
+        ima_violations=_violations(fields.get("ima")),
+        crl_file=revocation["crl"].text() if revocation else None,
         accelerators=_accelerators(fields.get("accelerators")),
         hypervisors=_digests(fields.get("hypervisor")),
         builders=_digests(fields.get("builder")),
@@ -126,13 +155,17 @@ def write_policy(text: PolicyText) -> bytes:
             "threshold": text.threshold,
             "entry": text.entry,
         },
-        "expect": {"guest": text.guest, "group": text.group},
-        "host": {"hardware_root": text.hardware_root},
-        "host.pcrs": {str(index): text.host_pcrs[index].hex() for index in sorted(text.host_pcrs)},
+        "expect": _expectations(text),
+        "host": {name: getattr(text, name) for name in ("hardware_root", *SWITCHES)},
         "accelerators": {"allowed": list(text.accelerators)},
     }
-    if text.user_data is not None:
-        parts["expect"]["user_data"] = text.user_data.hex()
+    if text.host_pcrs is not None:
+        pcrs = sorted(text.host_pcrs.items())
+        parts["host.pcrs"] = {str(index): value.hex() for index, value in pcrs}
+    if text.ima_violations is not None:
+        parts["ima"] = {"violations": list(text.ima_violations)}
+    if text.crl_file is not None:
+        parts["revocation"] = {"crl": text.crl_file}
     for name, digests in (("hypervisor", text.hypervisors), ("builder", text.builders)):
         if digests:
             parts[name] = {"sha256": [each.hex() for each in digests]}
@@ -140,6 +173,16 @@ def write_policy(text: PolicyText) -> bytes:
     for name, members in parts.items():
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(members[key])}" for key in members)]
     return ("\n".join(lines) + "\n").encode("ascii")
+
+
+def _expectations(text: PolicyText) -> dict[str, object]:
+    expected: dict[str, object] = {"guest": text.guest, "group": text.group}
+    if text.vtpm is not None:
+        expected["vtpm"] = text.vtpm
+    for name, value in (("ek_name", text.ek_name), ("user_data", text.user_data)):
+        if value is not None:
+            expected[name] = value.hex()
+    return expected
 
 
 def _read_toml(data: bytes) -> Place:
@@ -157,6 +200,13 @@ def _user_data(place: Place | None) -> bytes | None:
     if place is None:
         return None
     return b"" if place.value == "" else place.some_hexadecimal(MAX_USER_DATA)
+
+
+def _violations(place: Place | None) -> tuple[str, ...] | None:
+    if place is None:
+        return None
+    listed = place.fields((), ("violations",)).get("violations")
+    return tuple(each.text() for each in listed.items(MAX_VIOLATIONS)) if listed else ()
 
 
 def _accelerators(place: Place | None) -> tuple[Accelerator, ...]:

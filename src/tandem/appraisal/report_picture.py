@@ -30,7 +30,8 @@ TIES: Final = (  # between a link and the next: what it says, and the rules that
     (
         "named by",
         (
-            *(Rule.AK_CERTIFIED, Rule.AK_CARRIES_RECORD, Rule.AK_NAMED, Rule.VTPM_QUOTE_SIGNED),
+            *(Rule.ISSUER_CERTIFIED, Rule.NOT_REVOKED, Rule.AK_CERTIFIED, Rule.AK_CARRIES_RECORD),
+            *(Rule.AK_IN_FORCE, Rule.AK_NAMED, Rule.EK_CERTIFIED, Rule.VTPM_QUOTE_SIGNED),
             *(Rule.VTPM_QUOTE_QUALIFIED, Rule.VTPM_NOT_RESET, Rule.LAUNCH_LOG_RECORDED),
         ),
     ),

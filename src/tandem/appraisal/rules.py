@@ -35,10 +35,34 @@ class Rule(Enum):
     )
     PTPM_QUOTE_MADE = ("ptpm-quote-is-a-quote", Claim.HARDWARE, Link.PTPM, _DISTRUST)
     PTPM_QUOTE_SIGNED = ("ptpm-quote-is-signed", Claim.HARDWARE, Link.PTPM, _DISTRUST)
+    PTPM_FORWARD = (
+        *("ptpm-did-not-go-back", Claim.HARDWARE, Link.PTPM),
+        "find out how the host's TPM was reset or exchanged; enrol the host again if that is right",
+    )
     HOST_PCRS_QUOTED = ("host-pcrs-are-quoted", Claim.HARDWARE, Link.PTPM, _DISTRUST)
     HOST_PCRS_RECORDED = (
         *("host-pcrs-are-as-recorded", Claim.CONFIGURATION, Link.PTPM),
         "find what changed on the host; record the new values once it is understood",
+    )
+    HOST_LOG_RECORDED = (
+        *("host-log-is-the-records", Claim.CONFIGURATION, Link.PTPM),
+        "read the host's log again with `tandem host log`, and give it with --host-log",
+    )
+    HOST_LOG_REPLAYS = (
+        *("host-log-replays", Claim.CONFIGURATION, Link.PTPM),
+        "find what else was measured on the host; the log does not explain its PCRs",
+    )
+    HOST_LOG_DESCRIBES = (
+        *("host-log-says-what-was-measured", Claim.CONFIGURATION, Link.PTPM),
+        _DISTRUST,
+    )
+    IMA_REPLAYS = (
+        *("ima-list-replays", Claim.EXECUTABLES, Link.PTPM),
+        "read the list again with `tandem host log --ima`, after the quote, and give it whole",
+    )
+    IMA_CLEAN = (
+        *("ima-list-has-no-violations", Claim.EXECUTABLES, Link.PTPM),
+        "look at these files on the host; allow them by name in the policy, `[ima] violations`",
     )
     PATH_FITS = ("deep-quote-path-fits", Claim.INSTANCE_IDENTITY, Link.DEEP_QUOTE, _DISTRUST)
     LEAF_QUOTED = (
@@ -54,16 +78,31 @@ class Rule(Enum):
         "refuse the channel: the answer was made for another one",
     )
     RECORD_READABLE = ("pair-record-is-readable", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
+    HOST_EPOCH = (
+        *("host-was-not-restored", Claim.INSTANCE_IDENTITY, Link.PAIR),
+        "learn which vTPM states the restored backup had put back, then enrol the host again",
+    )
+    ROLLBACK = (
+        *("state-cannot-be-rolled-back", Claim.INSTANCE_IDENTITY, Link.PAIR),
+        "use a host whose Manager is strict, or waive it: `strict_rollback = false` in the policy",
+    )
+    ISSUER_CERTIFIED = ("issuing-key-is-certified", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
     AK_CERTIFIED = ("vtpm-ak-is-certified", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
     AK_IN_FORCE = (
         *("vtpm-ak-certificate-is-in-force", Claim.INSTANCE_IDENTITY, Link.PAIR),
-        "start the guest again for a new certificate; check the clocks",
+        "ask the guest for a new deep quote: its vTPM renews the certificate; check the clocks",
     )
     AK_CARRIES_RECORD = (
         *("vtpm-ak-certificate-carries-the-record", Claim.INSTANCE_IDENTITY, Link.PAIR),
         _DISTRUST,
     )
     AK_NAMED = ("vtpm-ak-is-the-records", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
+    EK_CERTIFIED = ("vtpm-ek-is-certified", Claim.INSTANCE_IDENTITY, Link.PAIR, _DISTRUST)
+    NOT_REVOKED = (
+        *("vtpm-is-not-revoked", Claim.INSTANCE_IDENTITY, Link.PAIR),
+        "fetch the group's newest list with `tandem group crl`; a revoked vTPM stays so",
+    )
+    VTPM_EXPECTED = ("vtpm-is-expected", Claim.INSTANCE_IDENTITY, Link.PAIR, _REBUILD)
     GUEST_EXPECTED = ("guest-is-expected", Claim.INSTANCE_IDENTITY, Link.PAIR, _REBUILD)
     GROUP_EXPECTED = ("group-is-expected", Claim.INSTANCE_IDENTITY, Link.PAIR, _REBUILD)
     VTPM_QUOTE_MADE = ("vtpm-quote-is-a-quote", Claim.HARDWARE, Link.VTPM, _DISTRUST)
@@ -166,8 +205,17 @@ RULE_OF_TAG: Final = {
 }
 
 
+# What a verifier may have, or do without: these are judged where it is given or demanded.
+OPTIONAL: Final = frozenset((
+    *(Rule.HOST_LOG_RECORDED, Rule.HOST_LOG_REPLAYS, Rule.HOST_LOG_DESCRIBES),
+    *(Rule.IMA_REPLAYS, Rule.IMA_CLEAN, Rule.EK_CERTIFIED, Rule.NOT_REVOKED),
+))  # fmt: skip
+
+
 def unchecked(found: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Give a WARNING for each rule that no finding came from."""
+    """Give a WARNING for each rule that is not optional and that no finding came from."""
     applied = {finding.rule for finding in found}
     reason = "not checked: what it needs is missing or broken"
-    return tuple(rule.doubtful(reason) for rule in Rule if rule.title not in applied)
+    return tuple(
+        rule.doubtful(reason) for rule in Rule if rule.title not in applied and rule not in OPTIONAL
+    )

@@ -14,19 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from tandem.appraisal.anchor import FORMAT as ANCHOR_FORMAT
 from tandem.appraisal.anchor import seal_anchor
-from tandem.appraisal.appraise import appraise
+from tandem.appraisal.appraise import Given, appraise
 from tandem.appraisal.policy import Policy, PolicyText
 from tandem.appraisal.verdict import Finding, Verdict
-from tandem.evidence import oids
 from tandem.evidence.bundle import write_evidence
 from tandem.evidence.deep_quote import (
     FORMAT,
@@ -36,8 +32,9 @@ from tandem.evidence.deep_quote import (
     qualifying_data,
     quote_digest,
 )
+from tandem.evidence.ek_template import rsa_ek_name
 from tandem.evidence.envelope import PrivateKey, seal_envelope
-from tandem.evidence.event_log import parse_event_log, write_launch_log
+from tandem.evidence.event_log import parse_event_log, write_launch_log, write_log
 from tandem.evidence.launch import Blob, LaunchEvent
 from tandem.evidence.launch_plan import (
     builder_event,
@@ -48,7 +45,7 @@ from tandem.evidence.launch_plan import (
     policy_event,
 )
 from tandem.evidence.manifest import PAYLOAD_TYPE, GuestEntry, Manifest, parse_manifest
-from tandem.evidence.merkle import inclusion_path, tree_root
+from tandem.evidence.merkle import tree_paths
 from tandem.evidence.pair_record import FORMAT as RECORD_FORMAT
 from tandem.evidence.pair_record import PairRecord, record_digest
 from tandem.evidence.pcr_values import pcr_digest, replay
@@ -59,10 +56,16 @@ from tandem.evidence.vtpm_ak import (
     qualified_name,
     vtpm_ak_public,
 )
+from tandem.manager.ca import Authority
+from tandem.manager.issuing import IssuingKeys
+from tests.unit.evidence.ima_writer import Kernel
 
 NOW = datetime.datetime(2026, 5, 4, 12, tzinfo=datetime.UTC)
 NONCE = bytes(range(32))
 MAGIC, ST_QUOTE = 0xFF544347, 0x8018
+EV_SEPARATOR = 4
+FIRMWARE = 0x0007000200000001  # version
+EK = rsa.generate_private_key(65537, 2048).public_key()  # one for all: it takes long
 EcKey = ec.EllipticCurvePrivateKey
 
 
@@ -118,10 +121,12 @@ def attest(
     counts: tuple[int, int],
     magic: int = MAGIC,
     kind: int = ST_QUOTE,
+    time: int = 123456,
+    firmware: int = FIRMWARE,
 ) -> bytes:
     """A TPMS_ATTEST of a quote over the SHA-256 bank."""
     bitmap = sum(1 << index for index in pcrs).to_bytes(3, "little")
-    clock = struct.pack(">QIIBQ", 123456, *counts, 1, 0x20191023)
+    clock = struct.pack(">QIIBQ", time, *counts, 1, firmware)
     selection = struct.pack(">IHB", 1, 0x000B, 3) + bitmap
     sized = [struct.pack(">H", len(each)) + each for each in (signer, qualifying)]
     digest = pcr_digest(pcrs)
@@ -138,26 +143,17 @@ def sign(key: EcKey, data: bytes) -> bytes:
     return struct.pack(">HH", 0x0018, 0x000B) + b"".join(b"\x00\x20" + side for side in sides)
 
 
-def certificate(
-    subject: str, key: EcKey, issuer: str, issuer_key: EcKey, record: bytes | None, days: int = 365
-) -> bytes:
-    """A certificate in force around NOW; with a record, one of an AK, else one of a CA."""
-    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (subject, issuer)]
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(names[0])
-        .issuer_name(names[1])
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=1))
-        .not_valid_after(NOW + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=record is None, path_length=None), critical=True)
-    )
-    if record is not None:
-        value = b"\x04\x20" + record_digest(record)
-        oid = x509.ObjectIdentifier(oids.PAIR_RECORD_DIGEST)
-        builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(Encoding.DER)
+def kernel_of_the_host() -> Kernel:
+    """A kernel that measured two files by IMA."""
+    kernel = Kernel()
+    kernel.file("boot_aggregate")
+    kernel.file("/usr/bin/python3.11")
+    return kernel
+
+
+def host_log_of(*entries: tuple[int, int, bytes]) -> bytes:
+    """The host's event log; by default one separator in PCR 0 and 7 each."""
+    return write_log(entries or [(0, EV_SEPARATOR, bytes(4)), (7, EV_SEPARATOR, bytes(4))])
 
 
 def new_key() -> EcKey:
@@ -177,9 +173,12 @@ class Forge:
     group: str = "default"
     counts: tuple[int, int] = (3, 1)  # in the vTPM's quote; the record expects (3, 1)
     vtpm_pcrs: dict[int, bytes] | None = None  # else those that the launch log replays to
-    host_pcrs: dict[int, bytes] = field(
-        default_factory=lambda: {index: hashlib.sha256(bytes([index])).digest() for index in (0, 7)}
-    )
+    host_log: bytes = field(default_factory=host_log_of)
+    kernel: Kernel = field(default_factory=kernel_of_the_host)
+    host_pcrs: dict[int, bytes] | None = None  # else those that host log and IMA list replay to
+    host_counts: tuple[int, int] = (1, 1)  # in the pTPM's quote; the anchor has (1, 1)
+    host_clock: int = 123456
+    host_firmware: int = FIRMWARE
     vtpm_magic: int = MAGIC
     ptpm_magic: int = MAGIC
     ptpm_kind: int = ST_QUOTE
@@ -188,12 +187,18 @@ class Forge:
     standing: str = "embedded"
     vtpm_ak: EcKey = field(default_factory=new_key)
     vtpm_signer: EcKey | None = None  # else the AK
+    ek: rsa.RSAPublicKey = field(default_factory=lambda: EK)
+    certified_ek: rsa.RSAPublicKey | None = None  # else ek
     host_ak: EcKey = field(default_factory=new_key)
     host_signer: EcKey | None = None
     enrolled_ak: EcKey | None = None  # else host_ak
     ca: EcKey = field(default_factory=new_key)
-    ca_days: int = 365  # that the CA stays in force
-    issuer: EcKey | None = None  # of the AK certificate; else ca
+    rogue_ca: EcKey | None = None  # that certified the issuing key; else ca
+    rogue_issuer: bool = False  # the AK's certificate is by another issuing key than is shown
+    issuing_at: datetime.datetime = NOW  # when the issuing key was made
+    revoked: tuple[int, ...] = ()  # serial numbers
+    revoked_at: datetime.datetime = NOW  # when the list was made
+    crl_key: EcKey | None = None  # else ca
     record_changes: dict[str, Any] = field(default_factory=dict)
     answer_changes: dict[str, Any] = field(default_factory=dict)
     events: list[LaunchEvent] | None = None
@@ -201,7 +206,9 @@ class Forge:
     policy_changes: dict[str, Any] = field(default_factory=dict)
     library_key: PrivateKey = field(default_factory=PrivateKey.generate)
     verifier_key: PrivateKey = field(default_factory=PrivateKey.generate)
-    certified_record: bytes | None = None  # in the AK certificate; else the record
+    certified_changes: dict[str, Any] = field(default_factory=dict)  # of the record in its digest
+    anchor_changes: dict[str, Any] = field(default_factory=dict)
+    state_changes: dict[str, Any] = field(default_factory=dict)  # of the anchor's state
     guest_facts: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -213,9 +220,11 @@ class Forge:
         return parse_manifest(self.payload)
 
     def measured(self) -> list[LaunchEvent]:
+        if self.events is not None:
+            return self.events
         entry = self.manifest.entries[self.entry]
         assert isinstance(entry, GuestEntry)
-        return self.events or [
+        return [
             builder_event("0.1.0", bytes(32)),
             hypervisor_event("qemu", "7.2.22", blob(self.hypervisor)),
             configuration_event(entry, "tcg"),
@@ -223,6 +232,23 @@ class Forge:
             manifest_event(self.manifest.digest, self.manifest.version, ["key"]),
             *content_events(entry),
         ]
+
+    def registers(self) -> dict[int, bytes]:
+        """The host's registers, as they are."""
+        if self.host_pcrs is not None:
+            return self.host_pcrs
+        replayed = replay(parse_event_log(host_log_of()))["sha256"]
+        return replayed | {10: self.kernel.values["sha256"]}
+
+    def issuing(self) -> IssuingKeys:
+        """The group's issuing keys."""
+        return IssuingKeys(Authority("default", self.rogue_ca or self.ca), self.issuing_at)
+
+    def crl(self) -> bytes:
+        """The group's revocation list."""
+        revoked = {each.to_bytes(20).lstrip(b"\0"): int(NOW.timestamp()) for each in self.revoked}
+        authority = Authority("default", self.crl_key or self.ca)
+        return authority.revocation_list(revoked, 3, self.revoked_at)
 
     def record(self) -> PairRecord:
         ak = parse_public(vtpm_ak_public(self.vtpm_ak.public_key()))
@@ -235,7 +261,7 @@ class Forge:
             group=self.group,
             launch_number=2,
             launch_log_digest=hashlib.sha256(write_launch_log(self.measured())).digest(),
-            ek_name=b"\x00\x0b" + bytes(32),
+            ek_name=rsa_ek_name(self.ek) or b"",
             ak_name=ak.name,
             reset_count=3,
             restart_count=1,
@@ -243,7 +269,9 @@ class Forge:
             builder="0.1.0",
             manifest_digest=self.manifest.digest,
             manifest_version=self.manifest.version,
-            host_log_digest=bytes(32),
+            host_log_digest=hashlib.sha256(self.host_log).digest(),
+            epoch=1,
+            rollback_window=0,
             started_at=int(NOW.timestamp()) - 60,
         )
         return replace(record, **self.record_changes)
@@ -261,13 +289,17 @@ class Forge:
         salt = bytes(range(32))
         leaf = leaf_hash(salt, record_digest(record), quote_digest(vtpm_attest, vtpm_signature))
         leaves = [hashlib.sha256(bytes([each])).digest() for each in range(self.others)] + [leaf]
+        root, paths = tree_paths(leaves)
         host_public = vtpm_ak_public(self.host_ak.public_key())
         host_signer = qualified_name(TPM_RH_ENDORSEMENT, parse_public(host_public).name)
         ptpm_attest = attest(
-            host_signer, tree_root(leaves), self.host_pcrs, (1, 1), self.ptpm_magic, self.ptpm_kind
+            *(host_signer, root, self.registers(), self.host_counts),
+            *(self.ptpm_magic, self.ptpm_kind, self.host_clock, self.host_firmware),
         )
-        certified = record if self.certified_record is None else self.certified_record
-        issuer = self.issuer or self.ca
+        issuing = self.issuing()
+        signing = self.issuing() if self.rogue_issuer else issuing
+        certified = replace(self.record(), **self.certified_changes)
+        ak_certificate = signing.ak_certificate(self.vtpm_ak.public_key(), certified, NOW)
         answer = DeepQuote(
             format=FORMAT,
             nonce=self.nonce,
@@ -279,21 +311,33 @@ class Forge:
             salt=salt,
             leaf_index=self.others,
             tree_size=len(leaves),
-            path=inclusion_path(leaves, self.others),
+            path=paths[self.others],
             ptpm_attest=ptpm_attest,
             ptpm_signature=sign(self.host_signer or self.host_ak, ptpm_attest),
-            ptpm_pcrs=self.host_pcrs,
-            ak_certificate=certificate("vTPM AK", self.vtpm_ak, "Tandem CA", issuer, certified),
+            ptpm_pcrs=self.registers(),
+            ak_certificate=ak_certificate.der,
+            issuer_certificate=issuing.attestation,
             host_ak=host_public,
             launch_log=log if self.launch_log is None else self.launch_log,
         )
         return replace(answer, **self.answer_changes)
 
     def ca_certificate(self) -> bytes:
-        return certificate("Tandem CA", self.ca, "Tandem CA", self.ca, None, self.ca_days)
+        return Authority("default", self.ca).own_certificate(NOW)
+
+    def ek_certificates(self) -> bytes:
+        """The EK's certificate and those above it, as the vTPM's NV indices have them."""
+        issuing = self.issuing()
+        issued = issuing.ek_certificate(self.certified_ek or self.ek, self.issuing_at)
+        return issued.der + issuing.endorsement + self.ca_certificate()
 
     def evidence(self) -> bytes:
         return write_evidence(frame_answer(self.answer().encode()), None, self.guest_facts)
+
+    def given(self) -> Given:
+        return Given(
+            host_log=self.host_log, ima_log=self.kernel.log, ek_certificates=self.ek_certificates()
+        )
 
     def anchor(self) -> bytes:
         ak = vtpm_ak_public((self.enrolled_ak or self.host_ak).public_key())
@@ -303,9 +347,18 @@ class Forge:
             "ek": vtpm_ak_public(self.ca.public_key()).hex(),
             "ak": ak.hex(),
             "authorities": {"default": self.ca_certificate().hex()},
+            "state": {
+                "pcrs": {str(index): value.hex() for index, value in self.registers().items()},
+                "clock": 123456,
+                "reset_count": 1,
+                "restart_count": 1,
+                "firmware_version": FIRMWARE,
+            }
+            | self.state_changes,
+            "epoch": 1,
             "enrolled_at": 0,
         }
-        return seal_anchor(fields, self.verifier_key)
+        return seal_anchor(fields | self.anchor_changes, self.verifier_key)
 
     def policy_text(self) -> PolicyText:
         text = PolicyText(
@@ -319,7 +372,9 @@ class Forge:
             group="default",
             user_data=None,
             hardware_root=False,
-            host_pcrs=dict(self.host_pcrs),
+            event_log=True,
+            ima_violations=(),
+            crl_file="default.crl",
             accelerators=("kvm", "tcg"),
             hypervisors=(),
             builders=(bytes(32),),
@@ -333,10 +388,13 @@ class Forge:
             anchor_key=self.verifier_key.public_key(),
             manifest=seal_envelope(self.payload, PAYLOAD_TYPE, self.library_key),
             manifest_keys=(self.library_key.public_key(),),
+            crl=self.crl(),
         )
 
-    def verdict(self, policy: Policy | None = None, nonce: bytes = NONCE) -> Verdict:
-        return appraise(self.evidence(), policy or self.policy(), nonce, NOW)
+    def verdict(
+        self, policy: Policy | None = None, nonce: bytes = NONCE, at: datetime.datetime = NOW
+    ) -> Verdict:
+        return appraise(self.evidence(), policy or self.policy(), nonce, at, self.given())
 
 
 def finding(verdict: Verdict, rule: str) -> Finding:

@@ -34,6 +34,11 @@ hardware_root = true
         {"user_data": b"\x01\x02"},
         {"hypervisors": (bytes(32),), "builders": (b"\x01" * 32,)},
         {"accelerators": ("kvm",), "hardware_root": True, "threshold": 1},
+        {"vtpm": "web-01", "ek_name": b"\x00\x0b" + bytes(32)},
+        {"strict_rollback": True, "same_boot": True, "event_log": True},
+        {"host_pcrs": {0: bytes(32), 23: b"\x01" * 32}},
+        {"ima_violations": ("/usr/bin/a", "/b"), "crl_file": "web.crl"},
+        {"ima_violations": None, "crl_file": None},
         {"anchor_file": 'odd "name"\\ #1'},
     ],
 )
@@ -55,6 +60,8 @@ def test_what_a_policy_leaves_out_is_the_strict_choice() -> None:
     assert policy.threshold == 1
     assert policy.hardware_root
     assert policy.hypervisors == ()
+    assert (policy.host_pcrs, policy.vtpm, policy.crl_file) == ({}, None, None)
+    assert (policy.strict_rollback, policy.same_boot, policy.event_log) == (False,) * 3
 
 
 @pytest.mark.parametrize(
@@ -66,6 +73,11 @@ def test_what_a_policy_leaves_out_is_the_strict_choice() -> None:
         (b"[host.pcrs]", b"[host.pcrs]\n24 = '00'", "$.host.pcrs"),
         (b"[host.pcrs]", b"[host.pcrs]\n0 = '00'", "$.host.pcrs.0"),
         (b"tandem-policy-1", b"tandem-policy-2", "$.format"),
+        (b"[host.pcrs]", b"[ima]\nviolations = [1]", "$.ima.violations.0"),
+        (b"[host.pcrs]", b"[revocation]\nclr = 'x'", "$.revocation"),
+        (b"[host.pcrs]", b"strict_rollback = 1", "$.host.strict_rollback"),
+        (b'guest = "web-01"', b'guest = "web-01"\nek_name = "00"', "$.expect.ek_name"),
+        (b"[expect]", b"threshold = 0x" + b"f" * 8000 + b"\n[expect]", "$.manifest.threshold"),
         (b"[anchor]", b"[anchor", "$"),
         (b"[anchor]", b"[surprise]\n[anchor]", "$"),
     ],
