@@ -14,6 +14,7 @@ from typing import Final
 import tandem
 
 NOT_INSTALLED: Final = "0"  # run from its source
+MEASURED: Final = (".py", ".toml")  # and the table by which the gate before the pTPM goes
 
 
 def installed_version() -> str:
@@ -25,10 +26,10 @@ def installed_version() -> str:
 
 
 def source_digest() -> bytes:
-    """Give the SHA-256 over path and content of each module, each with its length before it."""
+    """Give the SHA-256 over path and content of each source file, each with its length first."""
     root = Path(tandem.__path__[0])
     state = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(each for each in root.rglob("*") if each.suffix in MEASURED):
         for part in (path.relative_to(root).as_posix().encode(), path.read_bytes()):
             state.update(len(part).to_bytes(8) + part)
     return state.digest()

@@ -27,6 +27,10 @@ class Log:
         """Write what somebody should look at."""
         self._write("warning", event, fields)
 
+    def error(self, event: str, **fields: object) -> None:
+        """Write what ends this process."""
+        self._write("error", event, fields)
+
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = {"time": now, "level": level, "process": self._process, "event": event}

@@ -24,11 +24,21 @@ def require_root(what: str, why: str) -> None:
         raise HostError("TDM-NOT-ROOT", f"{what} needs root: {why}", hint="start it with sudo")
 
 
+def require_root_or(uid: int, what: str, why: str) -> None:
+    """Refuse to begin as anybody but root, or the user whom the process becomes anyway."""
+    if set(os.getresuid()) != {uid}:
+        require_root(what, why)
+
+
 def drop_privileges(uid: int, groups: Sequence[int] = ()) -> None:
-    """Become `uid` and the group of that number for good, without a way back or a core dump."""
-    os.setgroups(list(groups))
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    """Become `uid` and the group of that number for good, without a way back or a core dump.
+
+    Whoever is `uid` already, for systemd started it so, has nothing left to give up.
+    """
+    if set(os.getresuid()) != {uid}:
+        os.setgroups(list(groups))
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
     forbid_new_privileges()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -59,8 +59,9 @@ def wait_until_ready(descriptor: int, seconds: float) -> bool:
 
     What it reports instead of readiness is raised here.
     """
-    readable, _, _ = select.select([descriptor], [], [], seconds)
-    word = os.read(descriptor, MAX_RECORD) if readable else b""
+    poll = select.poll()  # select(2) takes no descriptor above 1,023
+    poll.register(descriptor, select.POLLIN)
+    word = os.read(descriptor, MAX_RECORD) if poll.poll(1000 * seconds) else b""
     if word in (READY, b""):
         return word == READY
     record = json.loads(word)

@@ -13,6 +13,7 @@ from typing import Final
 DEFAULT_HOST: Final = Path("/var/lib/tandem")
 HOST_VARIABLE: Final = "TANDEM_HOST"
 UID_BASE: Final = 0x54440000  # "TD"; the Manager's user, vTPMs and hypervisors follow
+BROKER_UID: Final = UID_BASE + 1
 DEFAULT_PCRS: Final = (8, 9)  # where the Manager measures a host that has the embedded pTPM
 
 
@@ -43,6 +44,16 @@ class HostPaths:
         return self.manager / "identity.cbor"
 
     @property
+    def approvals(self) -> Path:
+        """Host states that were approved; nothing in them is secret."""
+        return self.manager / "approvals"
+
+    @property
+    def clients_table(self) -> Path:
+        """Which users, beside root, may ask the Manager what; written by the administrator."""
+        return self.root / "manager-clients.toml"
+
+    @property
     def vtpm(self) -> Path:
         """One directory for each persistent vTPM, with its state slots."""
         return self.root / "vtpm"
@@ -51,6 +62,11 @@ class HostPaths:
     def builder(self) -> Path:
         """The builder's journal."""
         return self.root / "builder"
+
+    @property
+    def host_vtpm(self) -> Path:
+        """Settings of the host's own vTPM, where it is to have one (TOML)."""
+        return self.root / "host-vtpm.toml"
 
     @property
     def library(self) -> Path:
@@ -66,6 +82,31 @@ class HostPaths:
     def manager_socket(self) -> Path:
         """Where builder and command line reach the Manager."""
         return self.run / "manager.sock"
+
+    @property
+    def broker_run(self) -> Path:
+        """What the broker writes while it runs; the directory is its own user's."""
+        return self.run / "broker"
+
+    @property
+    def broker_rights(self) -> Path:
+        """Who may do what with the pTPM through the broker; written by the administrator."""
+        return self.root / "broker.toml"
+
+    @property
+    def broker_socket(self) -> Path:
+        """Where everybody else on the host reaches the pTPM, with raw TPM commands."""
+        return self.run / "broker.sock"
+
+    @property
+    def broker_platform_socket(self) -> Path:
+        """Where libtss2 looks for the platform of the TPM behind `broker_socket`."""
+        return self.run / f"{self.broker_socket.name}.ctrl"
+
+    @property
+    def broker_metrics(self) -> Path:
+        """What the broker counted, for `tandem host metrics`."""
+        return self.broker_run / "metrics.json"
 
     @property
     def builder_socket(self) -> Path:

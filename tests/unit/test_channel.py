@@ -114,7 +114,7 @@ def test_an_answer_that_reports_an_error_raises_it(ends: Ends) -> None:
 def test_another_answer_than_asked_for_is_out_of_place(ends: Ends) -> None:
     # Given a Manager that answers something else
     vtpm, manager = ends
-    manager.send(EkCertificates(rsa=b"", ecc=b""))
+    manager.send(EkCertificates(rsa=b"", ecc=b"", chain=b""))
 
     # When a vTPM asks
     # Then that is a fault of the host

@@ -39,6 +39,28 @@ class AskGuests:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartHostVtpm:
+    """Start the host's own vTPM; `HostVtpm` comes when its device is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopHostVtpm:
+    """End the host's own vTPM, and its device with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskHostVtpm:
+    """Ask for the host's own vTPM; a start that is under way is waited for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostVtpm:
+    """The host's own vTPM, as the JSON that `host vtpm status --json` prints."""
+
+    vtpm: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttachConsole:
     """Ask for a connection to the guest's serial console; it travels with `Attached`."""
 
@@ -87,8 +109,17 @@ BUILDER_REQUESTS: Final = MessageSet(
     AskGuests,
     AttachConsole,
     AttachAttester,
+    StartHostVtpm,
+    StopHostVtpm,
+    AskHostVtpm,
     limit=LOCAL_LIMIT,
 )
 BUILDER_ANSWERS: Final = MessageSet(
-    "builder to command line", Progress, Guests, GuestStopped, Attached, limit=LOCAL_LIMIT
+    "builder to command line",
+    Progress,
+    Guests,
+    GuestStopped,
+    Attached,
+    HostVtpm,
+    limit=LOCAL_LIMIT,
 )

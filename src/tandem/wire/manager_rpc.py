@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from tandem.wire.group_rpc import GROUP_ANSWERS, GROUP_REQUESTS
 from tandem.wire.messages import MANAGER_LIMIT, MessageSet
+
+CHANNEL_LIMIT: Final = 4096 + 256  # the broker's: a TPM's longest message, and marks on a context
 
 # Builder to Manager, over the Manager's listening socket.
 
@@ -69,6 +72,42 @@ class HostStatus:
     deep_quotes: int
     ptpm_quotes: int
     open_pairs: int
+    store_version: int  # commits since the store was made
+    rollback_window: int  # seconds of commits that an older store may undo; 0: none (strict)
+    nv_writes: int  # of the pTPM's NV memory, by the store's anchor, since `host init`
+    nv_budget: int  # writes that it may take in its life
+    nv_writes_a_day: int  # on average
+    nv_days_left: int  # at that rate
+    nv_over_pace: bool  # the budget will not last for the pTPM's life
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskMetrics:
+    """Ask for the Manager's metrics (JSON) from `offset` on; at 0 they are counted anew."""
+
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsPage:
+    """A part of the Manager's metrics."""
+
+    total: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeRollback:
+    """Have the store's changes anchored within so many seconds; 0: at once (strict)."""
+
+    window: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackChanged:
+    """The choice is kept, and holds from the Manager's next start on."""
+
+    window: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +126,23 @@ class ExportPage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AskHostLog:
+    """Ask for one of the host's logs from `offset` on: "events" (the firmware's) or "ima"."""
+
+    log: str
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLogPage:
+    """A part of a log that may grow: it has `total` bytes now, and `digest` is their SHA-256."""
+
+    total: int
+    digest: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Activate:
     """Prove that AK and EK are in one TPM (TPM2_ActivateCredential); both are TPM2B contents."""
 
@@ -96,9 +152,71 @@ class Activate:
 
 @dataclass(frozen=True, kw_only=True)
 class Activated:
-    """The credential that only that TPM could recover."""
+    """The credential that only that TPM could recover, and a quote for it by the same AK.
+
+    The quote is qualified with `enrolment.enrolment_data` of credential and export.
+    """
 
     credential: bytes
+    attest: bytes
+    signature: bytes
+    pcrs: dict[int, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskHostState:
+    """Ask what state the host is in, for whoever is to approve one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostStateRead:
+    """The registers that the host is sealed to, and the generation that an approval is for."""
+
+    generation: int
+    banks: dict[str, dict[int, bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate:
+    """Make the next generation of the master key, for which the host's present state is signed."""
+
+    banks: dict[str, dict[int, bytes]]
+    signature: bytes  # of the approval (`evidence.host_approval`), DER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotated:
+    """The host is under a new master key."""
+
+    generation: int
+    recovery_key: bytes  # shown once, kept nowhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskBackupKey:
+    """Ask for the key of the backup with this salt (32 bytes)."""
+
+    salt: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackupKey:
+    """A key (32 bytes) that whoever has the recovery key derives, too."""
+
+    key: bytes
+
+
+# Broker to Manager, over the same socket.
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenBroker:
+    """Ask for the channel of filtered TPM commands; there is one, as there is one broker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerOpened:
+    """The channel travels with it: SOCK_SEQPACKET, one raw command or response in each packet."""
 
 
 # vTPM to Manager, over its key channel.
@@ -137,6 +255,7 @@ class EkCertificates:
 
     rsa: bytes
     ecc: bytes
+    chain: bytes  # of both: the issuing key's certificate, then the group CA's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +274,21 @@ class Prepared:
 
     record: bytes
     ak_certificate: bytes
+    issuer_certificate: bytes
     host_ak: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenewAk:
+    """Ask for another AK certificate in this launch: less than half of its life is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AkRenewed:
+    """The AK's new certificate, and that of the issuing key."""
+
+    ak_certificate: bytes
+    issuer_certificate: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,25 +327,55 @@ class DeepQuoted:
 
 
 BUILDER_REQUESTS: Final = MessageSet(
-    "builder to Manager", OpenPair, ClosePair, AskStatus, AskExport, Activate, limit=MANAGER_LIMIT
+    "builder to Manager",
+    OpenPair,
+    ClosePair,
+    AskStatus,
+    AskMetrics,
+    AskExport,
+    AskHostLog,
+    Activate,
+    ChangeRollback,
+    *GROUP_REQUESTS,
+    AskHostState,
+    Rotate,
+    AskBackupKey,
+    OpenBroker,
+    limit=MANAGER_LIMIT,
 )
 BUILDER_ANSWERS: Final = MessageSet(
     "Manager to builder",
     PairOpened,
     PairClosed,
     HostStatus,
+    RollbackChanged,
+    MetricsPage,
     ExportPage,
+    HostLogPage,
     Activated,
+    *GROUP_ANSWERS,
+    HostStateRead,
+    Rotated,
+    BackupKey,
+    BrokerOpened,
     limit=MANAGER_LIMIT,
 )
 VTPM_REQUESTS: Final = MessageSet(
-    "vTPM to Manager", Hello, CertifyEks, Prepare, CommitState, AskDeepQuote, limit=MANAGER_LIMIT
+    "vTPM to Manager",
+    Hello,
+    CertifyEks,
+    Prepare,
+    RenewAk,
+    CommitState,
+    AskDeepQuote,
+    limit=MANAGER_LIMIT,
 )
 VTPM_ANSWERS: Final = MessageSet(
     "Manager to vTPM",
     Welcome,
     EkCertificates,
     Prepared,
+    AkRenewed,
     StateCommitted,
     DeepQuoted,
     limit=MANAGER_LIMIT,

@@ -14,14 +14,16 @@ from tandem.wire.messages import LOCAL_LIMIT, MessageSet
 class SpawnVtpm:
     """Fork a vTPM as PID 1 of a PID namespace.
 
-    With it travel four descriptors: key channel (to the Manager), control channel (the vTPM's end),
-    status channel (the vTPM's end), directory that holds the vTPM's state slots.
+    With it travel four descriptors: key channel (to the Manager), control channel (the vTPM's end)
+    or, for the host's own vTPM, the kernel's device, status channel (the vTPM's end), directory
+    that holds the vTPM's state slots.
     """
 
     pair_id: bytes
     launch_log: bytes
     firmware: bool  # the guest has firmware that sets platformAuth; else the vTPM does
     uid: int  # user and group id that the vTPM runs as
+    device: bool = False  # serves a device of this host's kernel, not a hypervisor
 
 
 @dataclass(frozen=True, kw_only=True)

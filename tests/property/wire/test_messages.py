@@ -33,7 +33,7 @@ def fields_of(kind: type) -> st.SearchStrategy[Any]:
         return SCALARS[kind]
     arguments = get_args(kind)
     if dict in (kind, getattr(kind, "__origin__", None)):
-        return st.dictionaries(SCALARS[arguments[0]], SCALARS[arguments[1]], max_size=3)
+        return st.dictionaries(SCALARS[arguments[0]], fields_of(arguments[1]), max_size=3)
     return st.lists(SCALARS[arguments[0]], max_size=3).map(tuple)
 
 
