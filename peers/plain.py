@@ -42,7 +42,7 @@ def swtpm(directory: Path) -> Iterator[Path]:
     with (directory / "swtpm.log").open("ab") as log:
         process = subprocess.Popen([*command, "--ctrl", f"type=unixio,path={control}"], stderr=log)
     try:
-        _wait_for_path(control)
+        wait_for_path(control)
         yield control
     finally:
         process.kill()
@@ -93,7 +93,8 @@ def _connect(path: Path) -> socket.socket:
             return connection
 
 
-def _wait_for_path(path: Path) -> None:
+def wait_for_path(path: Path) -> None:
+    """Wait until a program has made its socket or file."""
     deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
