@@ -1,33 +1,25 @@
-"""The certificate authority of a group: its key is in the pTPM, its certificates say what TCG asks.
+"""The certificate authority of a group: its key is in the pTPM, and certifies issuing keys.
 
-EK certificates follow the TCG EK Credential Profile for TPM 2.0, version 2.5, section 3.  An AK
-certificate names vTPM and guest and carries the SHA-256 of the pair record.
+Issuing keys are further keys of the same authority and so bear its name (self-issued certificates,
+RFC 5280, 3.2): the authority's one revocation list speaks for all that any of them issued.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
 from cryptography import utils as cryptography_utils
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
-from cryptography.x509.oid import NameOID, ObjectIdentifier
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.x509.oid import ObjectIdentifier
 
-from tandem.evidence import oids
-from tandem.evidence.tpm_types import PublicKey
+from tandem.manager.certificates import DAY, NO_END, SKEW, certificate, key_usage, name, signed
 
-DAY: Final = datetime.timedelta(days=1)
-CA_LIFE: Final = 3650 * DAY
-EK_LIFE: Final = 3650 * DAY
-AK_LIFE: Final = 366 * DAY  # one launch: it gets no second certificate, however long it lasts
-SKEW: Final = datetime.timedelta(minutes=5)  # a verifier's clock may be behind
-MANUFACTURER: Final = "id:54444D00"  # "TDM"
-MODEL: Final = "Tandem vTPM"
-VERSION: Final = "id:00010000"
-_OCTET_STRING: Final = b"\x04\x20"  # DER head of a SHA-256 digest
+KEY_LIFE: Final = DAY  # of an issuing key in memory
+LIST_LIFE: Final = 7 * DAY
 
 SignDigest = Callable[[bytes], tuple[int, int]]
 
@@ -88,103 +80,81 @@ class TpmSigningKey(ec.EllipticCurvePrivateKey):
 
 
 class Authority:
-    """A group's CA."""
+    """A group's CA; each signature is one command of the pTPM."""
 
-    def __init__(self, group: str, key: TpmSigningKey) -> None:
+    def __init__(self, group: str, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
-        self._name = _name("Tandem group CA", group)
+        self.name = name("Tandem group CA", group)
 
     def own_certificate(self, now: datetime.datetime) -> bytes:
-        """Issue the CA's own certificate (DER), signed by itself."""
-        usage = _key_usage(key_cert_sign=True, crl_sign=True)
-        builder = (
-            _builder(self._name, self._name, self._key.public_key(), now, CA_LIFE)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
-            )
-        )
-        return self._signed(builder)
+        """Issue the CA's own certificate (DER), signed by itself.
 
-    def ek_certificate(self, key: PublicKey, now: datetime.datetime) -> bytes:
-        """Issue the certificate of a vTPM's EK."""
-        is_rsa = isinstance(key, rsa.RSAPublicKey)
-        usage = _key_usage(key_encipherment=is_rsa, key_agreement=not is_rsa)
-        device = x509.Name([
-            x509.NameAttribute(ObjectIdentifier(oids.TPM_MANUFACTURER), MANUFACTURER),
-            x509.NameAttribute(ObjectIdentifier(oids.TPM_MODEL), MODEL),
-            x509.NameAttribute(ObjectIdentifier(oids.TPM_VERSION), VERSION),
-        ])  # fmt: skip
-        names = x509.SubjectAlternativeName([x509.DirectoryName(device)])
-        builder = self._leaf(x509.Name([]), key, now, EK_LIFE, oids.EK_CERTIFICATE)
-        return self._signed(
-            # The subject is empty, so the alternative name is critical (RFC 5280, 4.2.1.6).
-            builder.add_extension(usage, critical=True).add_extension(names, critical=True)
-        )
-
-    def ak_certificate(
-        self, key: PublicKey, record_digest: bytes, *, vtpm: str, guest: str, now: datetime.datetime
-    ) -> bytes:
-        """Issue the certificate of a vTPM's AK for one launch."""
-        record = x509.UnrecognizedExtension(
-            ObjectIdentifier(oids.PAIR_RECORD_DIGEST), _OCTET_STRING + record_digest
-        )
-        builder = self._leaf(_name(guest, vtpm), key, now, AK_LIFE, oids.AK_CERTIFICATE)
-        return self._signed(
-            builder.add_extension(_key_usage(digital_signature=True), critical=True)
-            .add_extension(record, critical=False)
+        One level of issuing keys is below it.  Self-issued certificates do not count into a path's
+        length (RFC 5280, 6.1.4), but there are verifiers that count them.
+        """
+        public = self._key.public_key()
+        return signed(
+            _authority_certificate(self.name, public, now, NO_END, path_length=1)
+            .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True),
+            self._key,
         )  # fmt: skip
 
-    def _leaf(
+    def issuing_certificate(
         self,
-        subject: x509.Name,
-        key: PublicKey,
-        now: datetime.datetime,
-        life: datetime.timedelta,
+        key: ec.EllipticCurvePublicKey,
+        *,
         usage: str,
-    ) -> x509.CertificateBuilder:
+        now: datetime.datetime,
+        end: datetime.datetime,
+    ) -> bytes:
+        """Certify an issuing key (DER) for certificates of one extended key usage.
+
+        The certificate is valid as long as what the key issues; the key itself is in use for a day.
+        """
+        period = x509.PrivateKeyUsagePeriod(now - SKEW, now + KEY_LIFE)
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        return (
-            _builder(self._name, subject, key, now, life)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        return signed(
+            _authority_certificate(self.name, key, now, end, path_length=0)
+            .add_extension(key_usage(key_cert_sign=True), critical=True)
             .add_extension(authority, critical=False)
             .add_extension(x509.ExtendedKeyUsage([ObjectIdentifier(usage)]), critical=False)
+            .add_extension(period, critical=False),
+            self._key,
         )
 
-    def _signed(self, builder: x509.CertificateBuilder) -> bytes:
-        certificate = builder.sign(self._key, hashes.SHA256())
-        return certificate.public_bytes(serialization.Encoding.DER)
+    def revocation_list(
+        self, revoked: Mapping[bytes, int], number: int, now: datetime.datetime
+    ) -> bytes:
+        """Sign the list (DER) of revoked serial numbers, with the Unix time of each."""
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.name)
+            .last_update(now - SKEW)
+            .next_update(now + LIST_LIFE)
+            .add_extension(authority, critical=False)
+            .add_extension(x509.CRLNumber(number), critical=False)
+        )
+        for serial, at in sorted(revoked.items()):
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(int.from_bytes(serial))
+                .revocation_date(datetime.datetime.fromtimestamp(at, datetime.UTC))
+                .build()
+            )
+        signed_list = builder.sign(self._key, hashes.SHA256())
+        return signed_list.public_bytes(serialization.Encoding.DER)
 
 
-def _builder(
-    issuer: x509.Name,
-    subject: x509.Name,
-    key: PublicKey,
+def _authority_certificate(
+    authority: x509.Name,
+    key: ec.EllipticCurvePublicKey,
     now: datetime.datetime,
-    life: datetime.timedelta,
+    end: datetime.datetime,
+    path_length: int,
 ) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder()
-        .issuer_name(issuer)
-        .subject_name(subject)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(now + life)
+        certificate(issuer=authority, subject=authority, key=key, begin=now, end=end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
-
-
-def _name(common: str, unit: str) -> x509.Name:
-    return x509.Name([
-        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
-        x509.NameAttribute(NameOID.COMMON_NAME, common),
-    ])  # fmt: skip
-
-
-def _key_usage(**wanted: bool) -> x509.KeyUsage:
-    every = (
-        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
-        *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
-    )
-    return x509.KeyUsage(**{name: wanted.get(name, False) for name in every})

@@ -12,13 +12,15 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import suppress
+import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
 from tandem.errors import HostError
 from tandem.privileges import end_with_parent
 
+STATE: Final = "tpm2-00.permall"  # all of its NV memory
 SETUP_SECONDS: Final = 60
 END_SECONDS: Final = 5
 
@@ -39,7 +41,8 @@ def manufacture(directory: Path, uid: int) -> None:
     setup.write_text(
         f"create_certs_tool = {_program('swtpm_localca')}\n"
         f"create_certs_tool_config = {directory}/localca.conf\n"
-        f"create_certs_tool_options = {directory}/localca.options\nactive_pcr_banks = sha256\n"
+        f"create_certs_tool_options = {directory}/localca.options\n"
+        "active_pcr_banks = sha256,sha384\n"
     )
     for path in (directory, *directory.iterdir()):
         os.chown(path, uid, uid)
@@ -49,7 +52,8 @@ def manufacture(directory: Path, uid: int) -> None:
 def start(directory: Path, log: Path, uid: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Run the TPM, started with TPM2_Startup(CLEAR); gives the process and its data socket.
 
-    `log` is opened as root, so it lies where `uid` cannot put a link in its place.
+    `log` is opened as root, so it lies where `uid` cannot put a link in its place.  A Manager that
+    was never root lets it print where it prints itself.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     command = [
@@ -70,16 +74,17 @@ def start(directory: Path, log: Path, uid: int) -> tuple[subprocess.Popen[bytes]
 
 
 def _run(command: list[str], theirs: socket.socket, log: Path, uid: int) -> subprocess.Popen[bytes]:
-    with theirs, log.open("wb") as output:
+    is_root = os.geteuid() == 0
+    with theirs, log.open("wb") if is_root else nullcontext() as output:
         return subprocess.Popen(  # noqa: S603 - a fixed program, and paths of this host
             command,
             pass_fds=[theirs.fileno()],
-            user=uid,
-            group=uid,
-            extra_groups=[],
+            user=uid if is_root else None,
+            group=uid if is_root else None,
+            extra_groups=[] if is_root else None,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=output or sys.stderr,
+            stderr=output or sys.stderr,
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - Manager and `host init` have one thread
         )
@@ -97,11 +102,24 @@ def end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     sock.close()
 
 
+def sync(directory: Path) -> None:
+    """Have the TPM's state survive a power cut: swtpm 0.7 renames a new file, and syncs nothing.
+
+    Without that the store, which is synced, is ahead of its anchor after a power cut, and refused.
+    """
+    for path in (directory / STATE, directory):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _run_setup(directory: Path, setup: Path, uid: int) -> None:
     command = [
         *(_program("swtpm_setup"), "--tpm2", "--tpm-state", str(directory), "--createek"),
         *("--create-ek-cert", "--create-platform-cert", "--config", str(setup)),
-        *("--pcr-banks", "sha256"),
+        *("--pcr-banks", "sha256,sha384"),
     ]
     process = subprocess.Popen(  # noqa: S603 - a fixed program, and paths of this host
         command,

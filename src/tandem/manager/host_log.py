@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from tandem.evidence.event_log import write_log
+from tandem.evidence.host_state import BANKS, HostState
 from tandem.evidence.launch import EV_EVENT_TAG, canonical_json
+from tandem.evidence.pcr_values import extend
 from tandem.installation import source_digest
 
 KERNEL_REGISTER: Final = 8
 SOFTWARE_REGISTER: Final = 9
 FIRMWARE_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+FIRST_TPM: Final = "tpm0"
+IMA_LIST: Final = Path("/sys/kernel/security/ima/binary_runtime_measurements")
 HYPERVISOR: Final = Path("/usr/bin/qemu-system-x86_64")
 
 Entry = tuple[int, int, bytes]
@@ -43,9 +47,10 @@ def measure_host() -> list[Entry]:
     ]
 
 
-def extensions(entries: list[Entry]) -> Iterator[tuple[int, bytes]]:
-    """Give what each entry extends: register and SHA-256 digest."""
-    return ((register, hashlib.sha256(data).digest()) for register, _, data in entries)
+def coming_state(entries: list[Entry], registers: Iterable[int]) -> HostState:
+    """Give what the registers of an embedded pTPM will hold after these measurements."""
+    banks = {bank: _measured(entries, registers, bank) for bank in BANKS}
+    return HostState(banks=banks)
 
 
 def embedded_log(entries: list[Entry]) -> bytes:
@@ -56,6 +61,25 @@ def embedded_log(entries: list[Entry]) -> bytes:
 def firmware_log() -> bytes:
     """Give the event log of a host with a hardware TPM, as the kernel kept it."""
     return FIRMWARE_LOG.read_bytes() if FIRMWARE_LOG.exists() else b""
+
+
+def open_ima_list(device: Path) -> int | None:
+    """Open the kernel's IMA list, which only root may; None where it explains nothing in here.
+
+    The kernel binds IMA to the machine's first TPM at boot, and extends that alone.
+    """
+    if device.name != FIRST_TPM or not IMA_LIST.exists():
+        return None
+    return os.open(IMA_LIST, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _measured(entries: list[Entry], registers: Iterable[int], bank: str) -> dict[int, bytes]:
+    values = dict.fromkeys(registers, bytes(hashlib.new(bank).digest_size))
+    for register, _, data in entries:
+        if register in values:
+            digest = hashlib.new(bank, data).digest()
+            values[register] = extend(values[register], digest, bank)
+    return values
 
 
 def _file_digest(path: Path) -> str:

@@ -12,13 +12,16 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tandem.errors import Refused, UntrustedInput
-from tandem.evidence.pair_record import FORMAT, PairRecord, record_digest
-from tandem.evidence.tpm_types import Algorithm, Public, parse_public
+from tandem.evidence.certificates import MAX_COUNT
+from tandem.evidence.pair_record import FORMAT, PairRecord, parse_pair_record
+from tandem.evidence.tpm_types import Algorithm, Public, PublicKey, parse_public
 from tandem.evidence.vtpm_ak import vtpm_ak_public
 from tandem.manager import records
 from tandem.manager.host import Host
+from tandem.manager.vtpms import new_vtpm
 from tandem.values import PAIR_ID_SIZE, SHA256_SIZE, checked_name
 from tandem.wire.manager_rpc import (
+    AkRenewed,
     CertifyEks,
     CommitState,
     EkCertificates,
@@ -30,7 +33,6 @@ from tandem.wire.manager_rpc import (
     Welcome,
 )
 
-KEY_SIZE: Final = 32
 MAX_VERSION: Final = 256  # bytes of the hypervisor's or the builder's name and version
 Clock = Callable[[], datetime.datetime]
 
@@ -47,8 +49,9 @@ class Pair:
     opened: OpenPair
     state: records.VtpmRecord
     greeted: bool = False
-    certified: bool = False  # in this launch: each certificate costs the pTPM a signature
+    certified: bool = False  # in this launch
     record: bytes = b""
+    ak: PublicKey | None = None  # certified with it
 
 
 class Pairs:
@@ -68,7 +71,7 @@ class Pairs:
         checked_name(asked.vtpm, "vTPM")
         checked_name(asked.group, "group")
         _refuse_odd_fields(asked)
-        if any(pair.vtpm == asked.vtpm for pair in self._open.values()):
+        if self.is_open(asked.vtpm):
             raise Refused(
                 "TDM-VTPM-IN-USE",
                 f"vTPM {asked.vtpm} is in use by a running pair",
@@ -115,11 +118,19 @@ class Pairs:
         eks = {Algorithm.RSA: parse_public(asked.rsa), Algorithm.ECC: parse_public(asked.ecc)}
         if not all(ek.is_ek and ek.type is kind for kind, ek in eks.items()):
             raise _out_of_place("certificates of keys that are no EKs")
-        issue, now = self._host.authority.ek_certificate, self._clock()
-        certificates = {kind: issue(ek.key, now) for kind, ek in eks.items()}
-        pair.state = replace(pair.state, ek_name=eks[Algorithm.RSA].name)
+        issuing, now = self._host.groups.opened(pair.group).issuing, self._clock()
+        issued = {kind: issuing.ek_certificate(ek.key, now) for kind, ek in eks.items()}
+        pair.state = replace(
+            pair.state,
+            ek_name=eks[Algorithm.RSA].name,
+            ek_serials=tuple(each.serial for each in issued.values()),
+        )
         pair.certified = True
-        return EkCertificates(rsa=certificates[Algorithm.RSA], ecc=certificates[Algorithm.ECC])
+        return EkCertificates(
+            rsa=issued[Algorithm.RSA].der,
+            ecc=issued[Algorithm.ECC].der,
+            chain=issuing.endorsement + self._host.groups.record(pair.group).ca_certificate,
+        )
 
     def prepare(self, pair: Pair, asked: Prepare) -> Prepared:
         """Complete the pair record and certify the AK with its digest."""
@@ -128,6 +139,8 @@ class Pairs:
         ek, ak, now = parse_public(asked.ek), parse_public(asked.ak), self._clock()
         if ek.name != pair.state.ek_name or not _is_vtpm_ak(ak):
             raise _out_of_place("an EK that was not certified, or an AK that is none")
+        if max(asked.reset_count, asked.restart_count) > MAX_COUNT:
+            raise _out_of_place("counts that no TPM has")
         record = PairRecord(
             format=FORMAT,
             pair_id=pair.pair_id,
@@ -146,17 +159,26 @@ class Pairs:
             manifest_digest=pair.opened.manifest_digest,
             manifest_version=pair.opened.manifest_version,
             host_log_digest=hashlib.sha256(self._host.log).digest(),
+            epoch=self._host.record.epoch,
+            rollback_window=self._host.record.rollback_window,
             started_at=int(now.timestamp()),
-        ).encode()
-        certificate = self._host.authority.ak_certificate(
-            ak.key, record_digest(record), vtpm=pair.vtpm, guest=pair.guest, now=now
         )
-        pair.record = record
+        pair.record, pair.ak = record.encode(), ak.key
+        certified = self._certify_ak(pair, ak.key)
         return Prepared(
-            record=record,
-            ak_certificate=certificate,
+            record=pair.record,
+            ak_certificate=certified.ak_certificate,
+            issuer_certificate=certified.issuer_certificate,
             host_ak=self._host.ptpm.ak_public,
         )
+
+    def renew_ak(self, pair: Pair) -> AkRenewed:
+        """Certify the AK once more for the same launch, and stage what its revocation needs."""
+        if pair.ak is None:
+            raise _out_of_place("another AK certificate before the first")
+        renewed = self._certify_ak(pair, pair.ak)
+        self._keep(pair)
+        return renewed
 
     def commit_state(self, pair: Pair, asked: CommitState) -> StateCommitted:
         """Stage a vTPM's newest state; versions rise by one, so none is lost or doubled."""
@@ -170,33 +192,51 @@ class Pairs:
                 hint="the vTPM is broken or hostile: its pair is ended",
                 offset=0,
             )
+        self._host.groups.opened(pair.group)  # closed where a new key of it was not written
         pair.state = replace(pair.state, state_version=asked.version, state_digest=asked.digest)
         self._keep(pair)
         return StateCommitted(version=asked.version)
 
+    def group(self, pair: Pair) -> records.GroupRecord:
+        """Give the record of a pair's group."""
+        return self._host.groups.record(pair.group)
+
+    def running(self, group: str) -> int:
+        """Give how many pairs of a group are open."""
+        return sum(pair.group == group for pair in self._open.values())
+
+    def is_open(self, vtpm: str) -> bool:
+        """Whether a vTPM is in use."""
+        return any(pair.vtpm == vtpm for pair in self._open.values())
+
     def _next_launch(self, asked: OpenPair) -> records.VtpmRecord:
-        content = self._host.store.get(records.vtpm_id(asked.vtpm))
-        if self._host.store.get(records.group_id(asked.group)) is None:
+        """Give the record that the vTPM has in its next launch, as far as its group allows one."""
+        self._host.groups.opened(asked.group)
+        group = self._host.groups.record(asked.group)
+        _require_library(asked, group)
+        if self.running(asked.group) >= group.running_most:
+            raise _limited(asked.group, f"{group.running_most} running pairs")
+        owner = self._host.vtpms.group_of(asked.vtpm)
+        is_new = owner is None and not asked.ephemeral
+        if is_new and self._host.vtpms.count(asked.group) >= group.vtpms_most:
+            raise _limited(asked.group, f"{group.vtpms_most} vTPMs")
+        if owner is None:
+            fresh = new_vtpm(guest=asked.guest, group=asked.group, signers=asked.signers)
+            return replace(fresh, launches=1)
+        if asked.ephemeral:
             raise Refused(
-                "TDM-GROUP-UNKNOWN",
-                f"there is no group {asked.group} on this host",
-                hint=f"use the group {records.DEFAULT_GROUP}",
+                "TDM-VTPM-PERSISTENT",
+                f"vTPM {asked.vtpm} is persistent and cannot be started as an ephemeral one",
+                hint="give the ephemeral guest another name",
             )
-        if content is None or asked.ephemeral:
-            if content is not None:
-                raise Refused(
-                    "TDM-VTPM-PERSISTENT",
-                    f"vTPM {asked.vtpm} is persistent and cannot be started as an ephemeral one",
-                    hint="give the ephemeral guest another name",
-                )
-            return _new_vtpm(asked)
-        known = records.decode(records.VtpmRecord, content)
-        if (known.guest, known.group) != (asked.guest, asked.group):
-            raise Refused(
-                "TDM-VTPM-OF-ANOTHER",
-                f"vTPM {asked.vtpm} belongs to guest {known.guest} in group {known.group}",
-                hint="start the guest that it was made for",
-            )
+        return self._known(asked, owner)
+
+    def _known(self, asked: OpenPair, owner: str) -> records.VtpmRecord:
+        if owner != asked.group:
+            raise _of_another(asked.vtpm, f"group {owner}")
+        _, known = self._host.vtpms.get(asked.vtpm)
+        if known.guest != asked.guest:
+            raise _of_another(asked.vtpm, f"guest {known.guest} in group {owner}")
         if not set(known.signers) & set(asked.signers):
             raise Refused(
                 "TDM-VTPM-OTHER-LIBRARY",
@@ -206,22 +246,47 @@ class Pairs:
             )
         return replace(known, launches=known.launches + 1, signers=asked.signers)
 
+    def _certify_ak(self, pair: Pair, key: PublicKey) -> AkRenewed:
+        """Issue an AK certificate; the record that the next commit writes has its serial number."""
+        issuing, now = self._host.groups.opened(pair.group).issuing, self._clock()
+        issued = issuing.ak_certificate(key, parse_pair_record(pair.record), now)
+        known = [
+            (end, serial) for serial, end in pair.state.ak_serials.items() if end > now.timestamp()
+        ]
+        newest = {serial: end for end, serial in sorted(known)[1 - records.AK_SERIALS_MOST :]}
+        newest[issued.serial] = int(issued.end.timestamp())
+        pair.state = replace(pair.state, ak_serials=newest)
+        return AkRenewed(ak_certificate=issued.der, issuer_certificate=issuing.attestation)
+
     def _keep(self, pair: Pair) -> None:
         if not pair.ephemeral:
-            self._host.store.stage(records.vtpm_id(pair.vtpm), records.encode(pair.state))
+            self._host.vtpms.keep(pair.vtpm, pair.state)
 
 
-def _new_vtpm(asked: OpenPair) -> records.VtpmRecord:
-    return records.VtpmRecord(
-        vtpm_id=os.urandom(PAIR_ID_SIZE),
-        guest=asked.guest,
-        group=asked.group,
-        key=os.urandom(KEY_SIZE),
-        ek_name=b"",
-        signers=asked.signers,
-        launches=1,
-        state_version=0,
-        state_digest=b"",
+def _require_library(asked: OpenPair, group: records.GroupRecord) -> None:
+    if group.signers and not set(group.signers) & set(asked.signers):
+        raise Refused(
+            "TDM-GROUP-OTHER-LIBRARY",
+            f"group {asked.group} does not start guests from a library that these keys signed",
+            hint="sign the library with a key that the group's administrator allowed: see "
+            f"`tandem group show {asked.group}`",
+        )
+
+
+def _limited(group: str, limit: str) -> Refused:
+    return Refused(
+        "TDM-GROUP-LIMIT",
+        f"group {group} has reached its limit of {limit}",
+        hint="stop or destroy some of the group's, or have the host's administrator raise it with "
+        f"`tandem group limits {group}`",
+    )
+
+
+def _of_another(vtpm: str, owner: str) -> Refused:
+    return Refused(
+        "TDM-VTPM-OF-ANOTHER",
+        f"vTPM {vtpm} belongs to {owner}",
+        hint="start the guest that it was made for",
     )
 
 

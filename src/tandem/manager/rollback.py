@@ -1,20 +1,20 @@
 """Whether a store is the newest one: its chain value against what the pTPM holds.  Pure.
 
 The pTPM keeps V(n) = SHA-256(V(n-1) ‖ root(n)) in an NV index that can only be extended.  The store
-keeps V(n-1); root(n) is computed from what the store holds.  A commit is durable in the store
-first, so a crash between the two leaves the pTPM exactly one step behind.
+keeps V(n-1); root(n) is computed from what the store holds (`hash_tree`).  A commit is durable in
+the store first, so a crash between the two leaves the pTPM exactly one step behind.  In window mode
+several commits may be durable before the pTPM is told: each of them names the value that it holds,
+and so each is one step ahead, until the next extend.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
 from enum import StrEnum, auto
 from typing import Final
 
 CHAIN_START: Final = bytes(32)
-ROOT_TAG: Final = b"TANDEM-STORE-1\0\0"
 
 
 class Standing(StrEnum):
@@ -23,15 +23,6 @@ class Standing(StrEnum):
     NEWEST = auto()
     ONE_STEP_AHEAD = auto()  # the commit was durable, the pTPM was not told: extend it now
     FOREIGN = auto()  # older, forked, or of another host
-
-
-def store_root(records: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """Give the digest over all records: (id, version, SHA-256 of the ciphertext), sorted by id."""
-    state = hashlib.sha256(ROOT_TAG)
-    for name, version, digest in sorted(records):
-        encoded = name.encode()
-        state.update(len(encoded).to_bytes(4) + encoded + version.to_bytes(8) + digest)
-    return state.digest()
 
 
 def extended(value: bytes, root: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -39,8 +40,9 @@ def source(work: Path) -> Iterator[Path]:
 def template(work: Path, source: Path) -> Path:
     """Make a host."""
     host = work / "template"
-    done = tandem(host, "host", "init")
+    done = tandem(host, "host", "init", "--json", "--approval-key", str(work / "approval.key"))
     assert done.returncode == 0, done.stderr
+    (work / "init.json").write_text(done.stdout)
     return host
 
 
@@ -60,3 +62,25 @@ def manager(stopped: RunningManager) -> RunningManager:
     """Give a new host whose Manager runs."""
     stopped.start()
     return stopped
+
+
+@pytest.fixture
+def key(work: Path) -> Path:
+    """Give the approval key's file."""
+    return work / "approval.key"
+
+
+@pytest.fixture
+def recovery_key(work: Path, template: Path) -> str:
+    """Give the recovery key that `host init` showed."""
+    return str(json.loads((work / "init.json").read_text())["recovery_key"])
+
+
+@pytest.fixture
+def changed(source: Path, tmp_path: Path) -> Path:
+    """Give another version of Tandem: of an embedded host that is another state."""
+    copy = source.parent / f"changed-{tmp_path.name}"
+    shutil.copytree(source, copy)
+    with (copy / "tandem" / "log.py").open("a") as file:
+        file.write("# changed\n")
+    return copy

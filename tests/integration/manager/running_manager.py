@@ -91,9 +91,10 @@ class Vtpm:
     ak_key: ec.EllipticCurvePrivateKey
 
     def prepare(self) -> Prepared:
-        """Have everything made that a new vTPM needs before its guest."""
-        ask = CertifyEks(rsa=self.ek, ecc=ecc_ek())
-        self.channel.ask(ask, EkCertificates)
+        """Have everything made that a vTPM needs before its guest; a new one is certified first."""
+        if not self.welcome.state_version:
+            ask = CertifyEks(rsa=self.ek, ecc=ecc_ek())
+            self.channel.ask(ask, EkCertificates)
         ak = vtpm_ak_public(self.ak_key.public_key())
         prepare = Prepare(ek=self.ek, ak=ak, reset_count=1, restart_count=0)
         return self.channel.ask(prepare, Prepared)
@@ -154,10 +155,10 @@ class RunningManager:
     def status(self) -> HostStatus:
         return self.connect().ask(AskStatus(), HostStatus)
 
-    def vtpm(self, name: str, *, ephemeral: bool = False) -> Vtpm:
+    def vtpm(self, name: str, *, ephemeral: bool = False, group: str = "default") -> Vtpm:
         """Open a launch, and greet the Manager as its vTPM."""
         builder = self.connect()
-        builder.send(open_pair(name, ephemeral=ephemeral))
+        builder.send(open_pair(name, ephemeral=ephemeral, group=group))
         message, descriptors = builder.receive_any()
         opened = expect(message, PairOpened)
         [descriptor] = descriptors
@@ -185,11 +186,11 @@ class RunningManager:
             self.stop()
 
 
-def open_pair(name: str, *, ephemeral: bool = False) -> OpenPair:
+def open_pair(name: str, *, ephemeral: bool = False, group: str = "default") -> OpenPair:
     return OpenPair(
         guest=name,
         vtpm=name,
-        group="default",
+        group=group,
         ephemeral=ephemeral,
         launch_log_digest=b"l" * 32,
         hypervisor="qemu 7.2",

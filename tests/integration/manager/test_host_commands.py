@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tandem.appraisal.enrolment import make_credential, parse_proof, write_challenge
+from tandem.appraisal.enrolment import check_proof, make_credential, write_challenge
 from tandem.errors import HostError
 from tandem.evidence.certificates import same_key
+from tandem.evidence.enrolment import parse_proof
+from tandem.evidence.event_log import parse_event_log
 from tandem.evidence.host_export import parse_host_export
+from tandem.evidence.pcr_values import replay
 from tests.integration.manager.running_manager import RunningManager, refusal, tandem
 
 
@@ -146,15 +151,18 @@ def test_the_export_is_one_that_a_verifier_enrols(manager: RunningManager) -> No
     # Given a running host
     exported = manager.paths.root / "host.json"
     assert tandem(manager.paths.root, "host", "export", "-o", str(exported)).returncode == 0
-    export = parse_host_export(exported.read_bytes())
+    data = exported.read_bytes()
+    export = parse_host_export(data)
     # When a verifier challenges it
     credential = b"c" * 32
     challenge = make_credential(export.ek, export.ak.name, credential, os.urandom)
     asked = manager.paths.root / "challenge.json"
     asked.write_bytes(write_challenge(challenge))
     done = tandem(manager.paths.root, "host", "activate", str(asked))
-    # Then only this host's TPM can answer, and does
-    assert parse_proof(done.stdout.encode()) == credential
+    # Then only this host's TPM can answer, and does, with a quote for that export
+    proof = parse_proof(done.stdout.encode())
+    assert check_proof(export, data, credential, proof).reset_count > 0
+    assert sorted(proof.pcrs) == [8, 9]
     # And the EK is the one that its certificate is for
     assert not export.hardware_root
     assert export.ek_certificate is not None
@@ -173,6 +181,56 @@ def test_a_challenge_for_another_ak_is_refused(manager: RunningManager) -> None:
     done = tandem(manager.paths.root, "host", "activate", str(asked))
     # Then it is refused, and the Manager serves on
     assert (done.returncode, "TDM-ACTIVATE-REFUSED" in done.stderr) == (5, True)
+    assert manager.status().open_pairs == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "status"),
+    [
+        (("state", "--predicted", "-o", "/nowhere/state"), "TDM-CLI-FILE-NOT-WRITTEN", 3),
+        (("approve", "--key", "/nowhere/key"), "TDM-CLI-FILE-UNREADABLE", 3),
+        (("approve", "--approval", "/dev/null"), "TDM-APPROVAL-BAD", 4),
+        (("approve", "--approval", "/dev/null", "--predicted"), "TDM-APPROVAL-HAS-STATE", 2),
+        (("approve",), "TDM-CLI-USAGE", 2),
+        (("rotate", "--key", "/nowhere/key"), "TDM-CLI-FILE-UNREADABLE", 3),
+        (("recover", "--approval-key", "/nowhere/key"), "TDM-RECOVERY-KEY-MISSING", 2),
+        (("backup", "/nowhere/backup"), "TDM-CLI-FILE-NOT-WRITTEN", 3),
+        (("backup", "/dev/null"), "TDM-CLI-FILE-EXISTS", 2),
+        (("restore", "/nowhere/backup"), "TDM-CLI-SYSTEM", 3),
+        (("restore", "/dev/null"), "TDM-BACKUP-DAMAGED", 4),
+    ],
+)
+def test_what_makes_no_sense_is_named_and_changes_nothing(
+    stopped: RunningManager, words: tuple[str, ...], code: str, status: int
+) -> None:
+    # Given a host
+    before = {path.name: path.read_bytes() for path in stopped.paths.manager.glob("*.*")}
+    # When a command about its secrets makes no sense
+    done = tandem(stopped.paths.root, "host", *words, "--json")
+    # Then the error names what it is, and nothing was changed
+    assert refusal(done) == (code, status)
+    assert {path.name: path.read_bytes() for path in stopped.paths.manager.glob("*.*")} == before
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("command", ["recover", "restore"])
+def test_what_takes_the_managers_place_waits_for_its_end(
+    manager: RunningManager, command: str, tmp_path: Path
+) -> None:
+    # Given a running host, its backup, and its recovery key
+    backup = tmp_path / "backup"
+    assert tandem(manager.paths.root, "host", "backup", str(backup)).returncode == 0
+    work = manager.paths.root.parent
+    typed = json.loads((work / "init.json").read_text())["recovery_key"]
+    words = [command, *([str(backup)] if command == "restore" else [])]
+    # When it is to be recovered or restored meanwhile
+    done = subprocess.run(
+        [sys.executable, "-m", "tandem", "--host", str(manager.paths.root), "host", *words,
+         "--approval-key", str(work / "approval.key"), "--json"],
+        input=typed, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    # Then it is refused, and the host serves on
+    assert refusal(done) == ("TDM-MANAGER-RUNNING", 3)
     assert manager.status().open_pairs == 0
 
 
@@ -217,3 +275,26 @@ def test_a_full_disk_makes_no_host(small_disk: Path) -> None:
     code, status = refusal(done)
     assert (code.startswith("TDM-"), status) == (True, 3)
     assert left(host) == []
+
+
+def test_the_hosts_log_is_fetched_whole_and_from_an_offset(manager: RunningManager) -> None:
+    # Given a running host with an embedded pTPM
+    root = manager.paths.root
+    # When its event log is fetched whole, from an offset, and beyond its end
+    done = tandem(root, "host", "log", "-o", str(root / "host.log"), "--json")
+    part = tandem(root, "host", "log", "--offset", "32", "-o", str(root / "part.log"))
+    beyond = tandem(root, "host", "log", "--offset", "99999", "--json")
+    # Then both belong together, and the log explains what the host quotes
+    whole = (root / "host.log").read_bytes()
+    assert json.loads(done.stdout)["sha256"] == hashlib.sha256(whole).hexdigest()
+    assert (part.returncode, (root / "part.log").read_bytes()) == (0, whole[32:])
+    assert sorted(replay(parse_event_log(whole))["sha256"]) == [8, 9]
+    assert "TDM-HOST-LOG-OFFSET" in beyond.stderr
+
+
+def test_an_ima_list_that_the_kernel_does_not_keep_is_refused(manager: RunningManager) -> None:
+    # Given a host whose kernel measures nothing into its pTPM
+    # When its IMA list is asked for
+    done = tandem(manager.paths.root, "host", "log", "--ima")
+    # Then it is refused by name
+    assert (done.returncode, "TDM-HOST-LOG-ABSENT" in done.stderr) == (5, True)

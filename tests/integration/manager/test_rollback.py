@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,29 +14,36 @@ import pytest
 
 from tandem.channel import Closed
 from tandem.errors import HostError, Refused
+from tandem.evidence.pair_record import parse_pair_record
 from tandem.wire.manager_rpc import CommitState, StateCommitted
-from tests.integration.manager.running_manager import RunningManager, alive, wait_until
+from tests.integration.manager.running_manager import (
+    RunningManager,
+    alive,
+    refusal,
+    tandem,
+    wait_until,
+)
 
 # The Manager, killed as by power loss at one step of its commit number `AT`.
 CRASHING = """
 import os, signal, sys
-from tandem.manager import store
+from tandem.manager import embedded, store
 from tandem.manager.__main__ import main
 from tandem.manager.ptpm import Ptpm
 
 step, at = sys.argv.pop(1), int(sys.argv.pop(1))
-commit, extend = store.Store.commit, Ptpm.extend_chain
+commit, extend, sync = store.Store.commit, Ptpm.extend_chain, embedded.sync
 commits = 0
 
 def crash():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def crashing_commit(self):
+def crashing_commit(self, *, anchor=True):
     global commits
     commits += 1
     if (step, commits) == ("before the disk", at):
         crash()
-    commit(self)
+    commit(self, anchor=anchor)
 
 def crashing_extend(self, data):
     if (step, commits) == ("before the pTPM", at):
@@ -44,10 +52,21 @@ def crashing_extend(self, data):
     if (step, commits) == ("after the pTPM", at):
         crash()
 
+def crashing_sync(directory):
+    if (step, commits) == ("before the pTPM's own disk", at):
+        crash()
+    sync(directory)
+
 store.Store.commit, Ptpm.extend_chain = crashing_commit, crashing_extend
+embedded.sync = crashing_sync
 sys.exit(main())
 """
-STEPS = {"before the disk": 1, "before the pTPM": 2, "after the pTPM": 2}
+STEPS = {
+    "before the disk": 1,
+    "before the pTPM": 2,
+    "before the pTPM's own disk": 2,
+    "after the pTPM": 2,
+}
 
 
 def start_crashing(manager: RunningManager, step: str, at: int) -> subprocess.Popen[bytes]:
@@ -147,8 +166,34 @@ def test_an_older_store_is_refused_by_name(manager: RunningManager) -> None:
     put_back(manager, kept)
     with pytest.raises(Refused) as raised:
         manager.start()
-    # Then the host does not start, and says why where it was asked to
+    # Then the host does not start, and names both versions
     assert raised.value.code == "TDM-ROLLBACK-STORE"
+    versions = [int(each) for each in re.findall(r"version (\d+)", raised.value.problem)]
+    assert len(versions) == 2
+    assert versions[0] < versions[1]
+
+
+def test_the_choice_of_a_window_is_kept_and_holds_from_the_next_start_on(
+    manager: RunningManager,
+) -> None:
+    # Given a strict host with a pair
+    before = manager.vtpm("web").prepare()
+    # When its administrator chooses a window, and starts it anew
+    done = tandem(manager.paths.root, "host", "rollback", "window", "--seconds", "120", "--json")
+    assert done.returncode == 0, done.stderr
+    meanwhile = manager.vtpm("other").prepare()
+    manager.stop()
+    manager.start()
+    after = manager.vtpm("third").prepare()
+    # Then each pair's record says what held for it
+    windows = [
+        parse_pair_record(each.record).rollback_window for each in (before, meanwhile, after)
+    ]
+    assert windows == [0, 0, 120]
+    assert manager.status().rollback_window == 120
+    # And one that is too long is refused
+    done = tandem(manager.paths.root, "host", "rollback", "window", "--seconds", "9999", "--json")
+    assert refusal(done) == ("TDM-ROLLBACK-WINDOW", 2)
 
 
 def test_an_older_store_with_the_newest_link_is_refused(manager: RunningManager) -> None:

@@ -27,6 +27,7 @@ from tandem.wire.manager_rpc import (
     HostStatus,
     PairClosed,
     Prepare,
+    RenewAk,
 )
 from tests.unit.manager.running_service import RunningService
 from tests.unit.manager.software_host import ak, ecc_ek, open_pair, rsa_ek
@@ -60,6 +61,7 @@ HONEST = [
         Prepare(ek=RSA_EK, ak=AK, reset_count=1, restart_count=0),
         CommitState(version=1, digest=b"1" * 32),
         CommitState(version=2, digest=b"2" * 32),
+        RenewAk(),
         ASK,
     )
 ]

@@ -8,9 +8,12 @@ import threading
 from pathlib import Path
 from typing import TypeVar
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from tandem.channel import Channel, expect
 from tandem.log import Log
 from tandem.manager.pairs import Pairs
+from tandem.manager.rights import Rights
 from tandem.manager.service import Service
 from tandem.wire.manager_rpc import (
     BUILDER_ANSWERS,
@@ -36,7 +39,8 @@ SECONDS = 10.0
 class RunningService:
     """Serves until `close`; whoever connects is root, for the test is."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, approver: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self._approver = approver
         self.printed = io.StringIO()
         self._directory = directory
         self._path = str(directory / "manager.sock")
@@ -51,9 +55,10 @@ class RunningService:
 
     def _serve(self) -> None:
         """Make and serve in one thread: the store's connection belongs to it."""
-        self.host, self.ptpm = software_host(self._directory)
+        self.host, self.ptpm = software_host(self._directory, self._approver)
         pairs = Pairs(self.host, lambda: NOW)
-        self.service = Service(self.host, pairs, self._listening, Log("manager", self.printed))
+        log = Log("manager", self.printed)
+        self.service = Service(self.host, pairs, self._listening, log, Rights())
         self._made.set()
         self.service.serve(self._told)
 

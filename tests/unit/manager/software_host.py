@@ -6,22 +6,29 @@ import datetime
 import hashlib
 import secrets
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from tandem.errors import HostError
+from tandem.errors import HostError, Refused, TandemError
+from tandem.evidence.host_approval import Approval, PublicKey, authorized_policy, check_approval
+from tandem.evidence.host_state import HostState
 from tandem.evidence.tpm_types import Algorithm, Attribute
 from tandem.evidence.vtpm_ak import vtpm_ak_public
 from tandem.manager import records
 from tandem.manager.ca import Authority, TpmSigningKey
+from tandem.manager.groups import Groups, GroupTerms, found_group
 from tandem.manager.host import Host
 from tandem.manager.identity import FORMAT, Identity
-from tandem.manager.ptpm import Ptpm, PtpmQuote
+from tandem.manager.ptpm import KeyBlob, Ptpm, PtpmQuote, SignDigest
 from tandem.manager.store import Store
+from tandem.manager.vtpms import Vtpms
+from tandem.settings import HostPaths
 from tandem.values import Secret
 from tandem.wire.manager_rpc import OpenPair
 
@@ -43,6 +50,8 @@ class MemoryAnchor:
     value: bytes = bytes(32)
     extends: int = 0
     broken: bool = False
+    version: int = 0
+    writes: int = 0
 
     def read_chain(self) -> bytes:
         return self.value
@@ -53,6 +62,12 @@ class MemoryAnchor:
         self.value = hashlib.sha256(self.value + data).digest()
         self.extends += 1
 
+    def noted(self) -> tuple[int, int]:
+        return self.version, self.writes
+
+    def note(self, version: int, writes: int) -> None:
+        self.version, self.writes = version, writes
+
 
 @dataclass
 class SoftwarePtpm(MemoryAnchor):
@@ -62,8 +77,13 @@ class SoftwarePtpm(MemoryAnchor):
     quotes: int = 0
     quoting: threading.Event = field(default_factory=threading.Event)
     may_quote: threading.Event = field(default_factory=threading.Event)
-    failure: HostError | None = None
-    registers: dict[int, bytes] = field(default_factory=lambda: {8: bytes(32), 9: bytes(32)})
+    failure: TandemError | None = None
+    registers: dict[int, bytes] = field(
+        default_factory=lambda: {index: hashlib.sha256(bytes([index])).digest() for index in (8, 9)}
+    )
+    keys: dict[bytes, tuple[ec.EllipticCurvePrivateKey, bytes]] = field(default_factory=dict)
+    sealed: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    signatures: int = 0
 
     def quote(self, qualifying_data: bytes, registers: tuple[int, ...]) -> PtpmQuote:
         self.quoting.set()
@@ -80,6 +100,49 @@ class SoftwarePtpm(MemoryAnchor):
     def read_pcrs(self, registers: tuple[int, ...]) -> dict[int, bytes]:
         return {index: self.registers[index] for index in registers}
 
+    def read_state(self, registers: Iterable[int]) -> HostState:
+        return HostState(banks={"sha256": {index: self.registers[index] for index in registers}})
+
+    def create_ca_key(self, auth: Secret) -> KeyBlob:
+        key, name = ec.generate_private_key(ec.SECP256R1()), secrets.token_bytes(16)
+        self.keys[name] = key, auth.reveal()
+        return KeyBlob(public=_sized(vtpm_ak_public(key.public_key())), private=name)
+
+    @contextmanager
+    def loaded_signer(self, blob: KeyBlob, auth: Secret) -> Iterator[SignDigest]:
+        key, needed = self.keys[blob.private]
+        if self.failure is not None:
+            raise self.failure
+        if auth.reveal() != needed:
+            raise HostError("TDM-PTPM-FAILED", "a wrong authValue", hint="none")
+
+        def sign(digest: bytes) -> tuple[int, int]:
+            self.signatures += 1
+            made = key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+            return utils.decode_dss_signature(made)
+
+        yield sign
+
+    def change_auth(self, blob: KeyBlob, old: Secret, new: Secret) -> KeyBlob:
+        key, needed = self.keys[blob.private]
+        assert old.reveal() == needed
+        changed = KeyBlob(public=blob.public, private=secrets.token_bytes(16))
+        self.keys[changed.private] = key, new.reveal()
+        return changed
+
+    def seal(self, secret: Secret, *, policy: bytes) -> KeyBlob:
+        name = secrets.token_bytes(16)
+        self.sealed[name] = secret.reveal(), policy
+        return KeyBlob(public=b"", private=name)
+
+    def unseal(self, blob: KeyBlob, approval: Approval, key: PublicKey) -> Secret:
+        secret, policy = self.sealed[blob.private]
+        check_approval(approval, key)
+        holds = self.read_state(approval.state.registers) == approval.state
+        if not holds or policy != authorized_policy(key, approval.subject, approval.generation):
+            raise Refused("TDM-SEALED-FOR-ANOTHER-STATE", "the policy does not hold", hint="none")
+        return Secret(secret)
+
 
 def software_authority(group: str = records.DEFAULT_GROUP) -> Authority:
     """Make a CA whose key is in this process, behind the same interface as the TPM's."""
@@ -92,37 +155,61 @@ def software_authority(group: str = records.DEFAULT_GROUP) -> Authority:
     return Authority(group, TpmSigningKey(key.public_key(), sign))
 
 
-def software_host(directory: Path) -> tuple[Host, SoftwarePtpm]:
-    """Make a host with an empty store, and give its pTPM."""
-    authority = software_authority()
+def software_host(
+    directory: Path, approver: ec.EllipticCurvePrivateKey | None = None
+) -> tuple[Host, SoftwarePtpm]:
+    """Make a host with nothing but its own group, and give its pTPM."""
+    approver = approver or ec.generate_private_key(ec.SECP256R1())
     ptpm = SoftwarePtpm(ak_public=ak())
     ptpm.may_quote.set()
     store = Store.create(directory / "store.sqlite", Secret(bytes(32)), ptpm)
-    certificate = authority.own_certificate(NOW)
-    group = records.GroupRecord(ca_certificate=certificate)
-    store.stage(records.group_id(records.DEFAULT_GROUP), records.encode(group))
-    store.commit()
-    identity = Identity(
-        format=FORMAT,
-        ptpm="embedded",
-        pcrs=dict(ptpm.registers),
-        ak_public=b"",
-        ak_private=b"",
-        ca_public=b"",
-        ca_private=b"",
-        sealed_public=b"",
-        sealed_private=b"",
+    real = cast("Ptpm", ptpm)
+    groups = Groups(store, real, lambda: NOW, approver.public_key())
+    groups.keep(
+        records.DEFAULT_GROUP,
+        found_group(real, GroupTerms(name=records.DEFAULT_GROUP, authority=None), NOW),
     )
+    store.commit()
+    groups.opened(records.DEFAULT_GROUP)
     host = Host(
-        identity=identity,
-        record=records.HostRecord(ek=rsa_ek(), ek_certificate=b""),
-        ptpm=cast("Ptpm", ptpm),
+        paths=HostPaths(directory),
+        identity=_identity(ptpm, approver.public_key()),
+        record=records.HostRecord(
+            ek=rsa_ek(),
+            ek_certificate=b"",
+            ek_chain=(),
+            epoch=1,
+            rollback_window=0,
+            wear_budget=100_000,
+        ),
+        ptpm=real,
         store=store,
-        authority=authority,
-        ca_certificate=certificate,
+        groups=groups,
+        vtpms=Vtpms(store),
         log=b"a log",
     )
     return host, ptpm
+
+
+def _identity(ptpm: SoftwarePtpm, approver: PublicKey) -> Identity:
+    return Identity(
+        format=FORMAT,
+        generation=1,
+        slot=0,
+        epoch=1,
+        ptpm="embedded",
+        registers=tuple(sorted(ptpm.registers)),
+        approval_key=approver.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        ),
+        root_name=b"",
+        ak_public=b"",
+        ak_private=b"",
+        sealed_public=b"",
+        sealed_private=b"",
+        recovery=b"",
+        proof=b"",
+    )
 
 
 def open_pair(vtpm: str = "web", *, guest: str = "web", ephemeral: bool = False) -> OpenPair:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 
 from tandem.evidence.event_log import parse_event_log
 from tandem.evidence.pcr_values import replay
-from tandem.manager.host_log import embedded_log, extensions, measure_host
+from tandem.manager.host_log import coming_state, embedded_log, measure_host
 
 
-def test_the_log_explains_what_is_extended() -> None:
+def test_the_log_explains_what_the_registers_will_hold() -> None:
     # Given the measurements of this host
     entries = measure_host()
-    registers = {8: bytes(32), 9: bytes(32)}
-    for register, digest in extensions(entries):
-        registers[register] = hashlib.sha256(registers[register] + digest).digest()
     # When their log is replayed as a verifier does
-    replayed = replay(parse_event_log(embedded_log(entries)))["sha256"]
-    # Then it gives the same registers
-    assert {index: replayed[index] for index in registers} == registers
+    replayed = replay(parse_event_log(embedded_log(entries)))
+    # Then it gives the state that is predicted, in both banks
+    state = coming_state(entries, (8, 9))
+    assert {bank: dict(values) for bank, values in state.banks.items()} == replayed
 
 
 def test_kernel_and_software_are_named() -> None:

@@ -6,28 +6,39 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tandem.errors import HostError
+from tandem.errors import HostError, Refused
 from tandem.evidence import canonical, record_fields
 from tandem.manager.identity import (
     FORMAT,
     Identity,
+    check_proof,
     derived_auths,
+    proven,
     read_identity,
     write_identity,
 )
 from tandem.values import Secret
 
+MASTER = Secret(b"k" * 32)
+KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 IDENTITY = Identity(
     format=FORMAT,
+    generation=3,
+    slot=1,
+    epoch=1,
     ptpm="embedded",
-    pcrs={8: b"8" * 32, 9: b"9" * 32},
+    registers=(8, 9),
+    approval_key=KEY.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    root_name=b"0",
     ak_public=b"1",
     ak_private=b"2",
-    ca_public=b"3",
-    ca_private=b"4",
     sealed_public=b"5",
     sealed_private=b"6",
+    recovery=b"7",
+    proof=b"8",
 )
 
 
@@ -54,10 +65,29 @@ def test_a_host_that_was_never_made_says_so(tmp_path: Path) -> None:
     )
 
 
-OTHER_FORMAT = canonical.encode(record_fields.to_map(replace(IDENTITY, format="of tomorrow")))
+def encoded(**changes: object) -> bytes:
+    return canonical.encode({**record_fields.to_map(IDENTITY), **changes})
 
 
-@pytest.mark.parametrize("content", [b"", b"\xa0", b"garbage", bytes(100_000), OTHER_FORMAT])
+def pem_of(curve: ec.EllipticCurve) -> bytes:
+    key = ec.generate_private_key(curve).public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\xa0", b"garbage", bytes(100_000)),
+        encoded(format="of tomorrow"),
+        encoded(generation=0),
+        encoded(slot=2),
+        encoded(ptpm="/dev/tpm0\0"),
+        encoded(registers=[]),
+        encoded(registers=[8, 24]),
+        encoded(approval_key=b"no key"),
+        encoded(approval_key=pem_of(ec.SECP384R1())),
+    ],
+)
 def test_a_damaged_identity_is_refused(tmp_path: Path, content: bytes) -> None:
     # Given something else in its place
     path = tmp_path / "identity.cbor"
@@ -67,6 +97,27 @@ def test_a_damaged_identity_is_refused(tmp_path: Path, content: bytes) -> None:
         read_identity(path)
     # Then it is refused by name, not believed
     assert raised.value.code == "TDM-HOST-IDENTITY-DAMAGED"
+
+
+def test_an_identity_that_somebody_changed_is_refused() -> None:
+    # Given an identity, proven by its master key
+    identity = proven(IDENTITY, MASTER)
+    check_proof(identity, MASTER)
+    # When somebody without that key exchanges who approves, and proves it with his own
+    other = replace(identity, approval_key=pem_of(ec.SECP256R1()))
+    for changed in (other, proven(other, Secret(b"K" * 32))):
+        with pytest.raises(Refused) as raised:
+            check_proof(changed, MASTER)
+        # Then it is refused by name
+        assert raised.value.code == "TDM-HOST-IDENTITY-EXCHANGED"
+
+
+def test_each_generation_has_a_store_of_its_own() -> None:
+    # Given an identity of the third generation, and one of the first
+    # When their stores are named
+    # Then they differ
+    assert IDENTITY.store == "store.3.sqlite"
+    assert replace(IDENTITY, generation=1).store == "store.sqlite"
 
 
 def test_each_object_has_an_authorisation_of_its_own() -> None:

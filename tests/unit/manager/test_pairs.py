@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tandem.errors import Refused, TandemError, UntrustedInput, UsageError
 from tandem.evidence.certificates import parse_certificate
 from tandem.evidence.pair_record import parse_pair_record, record_digest
 from tandem.evidence.tpm_types import parse_public
+from tandem.manager import records
 from tandem.manager.pairs import Pair, Pairs
 from tandem.wire.manager_rpc import CertifyEks, CommitState, Prepare
 from tests.unit.manager.software_host import NOW, ak, ecc_ek, open_pair, rsa_ek, software_host
@@ -188,3 +190,74 @@ def test_certificates_are_issued_before_the_first_state_only(pairs: Pairs) -> No
     following, _ = pairs.open(open_pair())
     pairs.welcome(following)
     assert pairs.prepare(following, prepare(ek)).record
+
+
+def test_an_ak_is_certified_again_in_its_launch(pairs: Pairs) -> None:
+    # Given a prepared vTPM
+    pair, ek = certified(pairs)
+    prepared = pairs.prepare(pair, prepare(ek))
+    # When its AK is certified again
+    renewed = pairs.renew_ak(pair)
+    # Then it is another certificate for the same key, launch and counts
+    first, second = map(parse_certificate, (prepared.ak_certificate, renewed.ak_certificate))
+    assert first.serial != second.serial
+    assert first.parsed.public_key() == second.parsed.public_key()
+    assert first.pair_record_digest == second.pair_record_digest
+    assert second.expected_counts == (3, 0)
+    # And both can be revoked, for the vTPM's record has their serial numbers
+    pairs.close(pair.pair_id)
+    following, _ = pairs.open(open_pair())
+    serials = {int.from_bytes(serial) for serial in following.state.ak_serials}
+    assert serials == {first.serial, second.serial}
+
+
+def test_an_ak_is_not_certified_again_before_the_first_time(pairs: Pairs) -> None:
+    # Given a vTPM that did not prepare
+    pair, _ = certified(pairs)
+    # When it asks for a renewal
+    # Then that is hostile input
+    with pytest.raises(UntrustedInput):
+        pairs.renew_ak(pair)
+
+
+def test_the_serial_numbers_of_ek_certificates_are_kept(pairs: Pairs) -> None:
+    # Given a new vTPM with its first state
+    pair, _ = pairs.open(open_pair())
+    pairs.welcome(pair)
+    issued = pairs.certify(pair, CertifyEks(rsa=rsa_ek(), ecc=ecc_ek()))
+    pairs.commit_state(pair, CommitState(version=1, digest=bytes(32)))
+    # When it is launched again
+    pairs.close(pair.pair_id)
+    following, _ = pairs.open(open_pair())
+    # Then its record still has them
+    serials = {int.from_bytes(serial) for serial in following.state.ek_serials}
+    assert serials == {parse_certificate(der).serial for der in (issued.rsa, issued.ecc)}
+
+
+def test_a_guest_that_starts_without_end_does_not_fill_its_record(pairs: Pairs) -> None:
+    # Given a vTPM with its first state
+    pair, ek = certified(pairs)
+    pairs.commit_state(pair, CommitState(version=1, digest=bytes(32)))
+    # When it is launched very often within a day
+    for version in range(2, records.AK_SERIALS_MOST + 7):
+        pairs.close(pair.pair_id)
+        pair, _ = pairs.open(open_pair())
+        pairs.welcome(pair)
+        last = pairs.prepare(pair, prepare(ek))
+        pairs.commit_state(pair, CommitState(version=version, digest=bytes(32)))
+    # Then the newest certificates can be revoked, and the record stays small
+    assert len(pair.state.ak_serials) == records.AK_SERIALS_MOST
+    serials = {int.from_bytes(serial) for serial in pair.state.ak_serials}
+    assert parse_certificate(last.ak_certificate).serial in serials
+
+
+@pytest.mark.parametrize("count", ["reset_count", "restart_count"])
+def test_counts_that_no_tpm_has_are_not_certified(pairs: Pairs, count: str) -> None:
+    # Given a certified vTPM
+    pair, ek = certified(pairs)
+    most: dict[str, Any] = {count: (1 << 32) - 1}
+    # When it expects a count of more than 32 bits, which a certificate would not be read with
+    with pytest.raises(UntrustedInput):
+        pairs.prepare(pair, replace(prepare(ek), **{count: most[count] + 1}))
+    # Then it is refused, and the largest that there is is not
+    assert pairs.prepare(pair, replace(prepare(ek), **most)).ak_certificate

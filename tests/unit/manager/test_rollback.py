@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from tandem.manager.rollback import CHAIN_START, Standing, extended, standing, store_root
+from tandem.manager.rollback import CHAIN_START, Standing, extended, standing
 
 ROOTS = [bytes([number]) * 32 for number in range(4)]
 
@@ -49,20 +49,16 @@ def test_a_fork_of_the_newest_commit_is_foreign() -> None:
     assert found is Standing.FOREIGN
 
 
-def test_the_root_is_over_each_record_and_not_their_order() -> None:
-    # Given two records
-    records = [("a", 1, b"1" * 32), ("b", 2, b"2" * 32)]
-    # When they come in another order, and when any part of one differs
-    root = store_root(records)
-    others = [
-        [("a", 2, b"1" * 32), records[1]],
-        [("ab", 1, b"1" * 32), records[1]],
-        [("a", 1, b"3" * 32), records[1]],
-        records[:1],
-    ]
-    # Then the order does not matter and the difference does
-    assert store_root(reversed(records)) == root
-    assert len({root, *map(store_root, others)}) == 5
+@pytest.mark.parametrize("open_commits", [1, 2, 5])
+def test_each_commit_of_an_open_window_is_one_step_ahead(open_commits: int) -> None:
+    # Given commits that all name the value which the pTPM holds, for it was told of none of them
+    anchored = chain(2)[2]
+    # When any of them is compared, and when the pTPM was told of another one
+    root, another = bytes([open_commits]) * 32, b"\xff" * 32
+    before = standing(previous=anchored, root=root, anchored=anchored)
+    after = standing(previous=anchored, root=root, anchored=extended(anchored, another))
+    # Then it may open before, and never after
+    assert (before, after) == (Standing.ONE_STEP_AHEAD, Standing.FOREIGN)
 
 
 def test_an_extend_is_what_tpm2_nv_extend_does() -> None:

@@ -73,6 +73,23 @@ def test_requests_that_wait_share_one_quote_and_one_commit(service: RunningServi
     assert (service.host.store.commits - commits, service.ptpm.extends - extends) == (1, 1)
 
 
+def test_a_guest_that_floods_has_one_place_in_a_batch(service: RunningService) -> None:
+    # Given a guest that asks ten times without reading an answer, and three that ask once
+    builder = service.connect()
+    vtpms = [service.prepared_vtpm(builder, f"web-{number}")[0] for number in range(5)]
+    first, flooding, *others = vtpms
+    keep_busy(service, first)
+    for _ in range(10):
+        flooding.send(AskDeepQuote(vtpm_quote_digest=bytes(32)))
+    for vtpm in others:
+        vtpm.send(AskDeepQuote(vtpm_quote_digest=bytes(32)))
+    # When the pTPM is free again
+    service.ptpm.may_quote.set()
+    # Then the batch has one place for each of them, and the flood goes on after it
+    assert [answer.tree_size for answer in service.quotes([flooding, *others])] == [4] * 4
+    assert [each.tree_size for each in service.quotes([flooding] * 9)] == [1] * 9
+
+
 def test_a_vtpm_that_leaves_ends_its_pair(service: RunningService) -> None:
     # Given a pair
     builder = service.connect()
@@ -186,7 +203,7 @@ def test_a_full_disk_ends_the_pairs_that_needed_it_and_no_other(
     changing, _ = service.prepared_vtpm(builder, "changing")
     store = service.host.store
 
-    def no_room() -> None:
+    def no_room(*, anchor: bool) -> None:
         store._staged.clear()
         raise NotWritten("TDM-STORE-NOT-WRITTEN", "the disk is full", hint="make room")
 
@@ -225,7 +242,7 @@ def test_a_connection_too_many_is_refused_by_name(service: RunningService) -> No
     # Given a Manager that holds as many connections as it may
     held = [service.connect() for _ in range(3)]
     assert [each.ask(AskStatus(), HostStatus).open_pairs for each in held] == [0, 0, 0]
-    service.service._clients_most = 4
+    service.service.clients.most = 3
     # When another comes
     with pytest.raises(HostError) as raised:
         status(service)

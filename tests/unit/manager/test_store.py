@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,34 @@ def test_a_commit_that_the_ptpm_did_not_hear_of_rolls_forward(disk: Disk) -> Non
         store.close()
     # Then it holds the commit, and the pTPM was told once
     assert (store.get("a"), disk.anchor.extends) == (b"2", 2)
+
+
+def test_nothing_follows_a_commit_that_the_ptpm_did_not_confirm(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a pTPM that did extend, and says that it did not
+    disk.write(a="1")
+    store = disk.load()
+    extend = disk.anchor.extend_chain
+
+    def extend_and_fail(data: bytes) -> None:
+        extend(data)
+        raise HostError("TDM-PTPM-BUSY", "the pTPM is busy", hint="ask again")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(disk.anchor, "extend_chain", extend_and_fail)
+        store.stage("a", b"2")
+        with pytest.raises(NotAnchored):
+            store.commit()
+    # When another commit is made, and the anchor is asked for
+    store.stage("a", b"3")
+    with pytest.raises(NotAnchored):
+        store.commit()
+    with pytest.raises(NotAnchored):
+        store.anchor()
+    store.close()
+    # Then neither is done: it would stand on a value that the pTPM may not hold any more
+    assert disk.load().get("a") == b"2"
 
 
 def test_an_older_copy_is_refused(disk: Disk) -> None:
@@ -231,8 +260,8 @@ def test_a_full_disk_changes_nothing_and_passes(disk: Disk) -> None:
     # Given a disk that takes no page more
     disk.write(a="1")
     store = disk.load()
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = store._file.connection.execute("PRAGMA page_count").fetchone()
+    store._file.connection.execute(f"PRAGMA max_page_count = {pages}")
     store.stage("b", bytes(100_000))
     # When a commit does not fit, and later a smaller one does
     with pytest.raises(NotWritten) as raised:
@@ -269,3 +298,135 @@ def test_a_foreign_store_is_never_rolled_forward(disk: Disk) -> None:
         disk.load()
     # Then the pTPM stays as it was
     assert disk.anchor.extends == extends
+
+
+def test_a_record_that_was_removed_is_gone_for_good(disk: Disk) -> None:
+    # Given a record, and a copy of the store
+    disk.write(a="1", b="2")
+    disk.keep("old")
+    # When it is removed
+    store = disk.load()
+    store.remove("a")
+    assert store.get("a") is None
+    store.commit()
+    store.close()
+    # Then it is not found again, and no copy brings it back
+    store = disk.load()
+    assert (store.get("a"), list(store.names(""))) == (None, ["b"])
+    store.close()
+    disk.put_back("old")
+    assert disk.code() == "TDM-ROLLBACK-STORE"
+
+
+def test_a_groups_records_are_closed_without_its_key(disk: Disk) -> None:
+    # Given a record of a group
+    store = disk.create()
+    store.unlock("red", OTHER)
+    store.stage("vtpm/red/web", b"red's")
+    store.stage("host", b"everybody's")
+    store.commit()
+    store.close()
+    # When the store is opened with the master key alone, with another group's key, and with its own
+    store = disk.load()
+    with pytest.raises(Refused) as closed:
+        store.get("vtpm/red/web")
+    with pytest.raises(HostError) as wrong:
+        store.unlock("red", MASTER)
+    with pytest.raises(Refused):
+        store.stage("vtpm/red/web", b"mine")
+    assert store.get("host") == b"everybody's"
+    store.unlock("red", OTHER)
+    # Then only its own opens it, and the rest of the store is open to all three
+    assert (closed.value.code, wrong.value.code) == ("TDM-STORE-GROUP-LOCKED", "TDM-STORE-DAMAGED")
+    assert store.get("vtpm/red/web") == b"red's"
+
+
+def test_commits_of_a_window_are_anchored_together(disk: Disk) -> None:
+    # Given three commits that the pTPM is not told of, and a copy after the first
+    disk.write(a="0")
+    store = disk.load()
+    for number in range(3):
+        store.stage("a", b"%d" % number)
+        store.commit(anchor=False)
+        if number == 0:
+            shutil.copy(disk.path, disk.copies / "first")
+            shutil.copy(f"{disk.path}-wal", disk.copies / "first-wal")
+    extends = disk.anchor.extends
+    # When they are anchored, twice
+    store.anchor()
+    store.anchor()
+    store.close()
+    # Then that cost one extend, and the copy is an older store
+    assert disk.anchor.extends == extends + 1
+    assert disk.load().get("a") == b"2"
+    disk.put_back("first")
+    shutil.copy(disk.copies / "first-wal", f"{disk.path}-wal")
+    assert disk.code() == "TDM-ROLLBACK-STORE"
+
+
+def test_a_copy_that_is_adopted_is_the_newest_from_its_next_commit_on(disk: Disk) -> None:
+    # Given an older copy in the store's place, as a restore puts it there
+    disk.write(a="1")
+    disk.keep("backup")
+    disk.write(a="2")
+    disk.keep("newest")
+    disk.put_back("backup")
+    # When it is adopted
+    store = Store.adopt(disk.path, MASTER, disk.anchor)
+    store.commit()
+    store.close()
+    # Then it opens, and what was the newest does not
+    assert disk.load().get("a") == b"1"
+    disk.put_back("newest")
+    assert disk.code() == "TDM-ROLLBACK-STORE"
+
+
+def test_the_refusal_of_an_older_store_names_what_the_ptpm_knows(disk: Disk) -> None:
+    # Given a store whose version the pTPM was told, and a copy from before
+    disk.write(a="1")
+    disk.keep("old")
+    disk.write(a="2")
+    store = disk.load()
+    store.note_version()
+    store.close()
+    # When the copy is opened
+    disk.put_back("old")
+    with pytest.raises(Refused) as raised:
+        disk.load()
+    # Then both versions are named
+    assert "it is version 1, and the pTPM knows version 2 or a later one" in raised.value.problem
+
+
+def test_writes_of_the_anchor_are_counted_even_where_no_commit_followed(disk: Disk) -> None:
+    # Given a store whose version was noted at a start and at an end, as the Manager does
+    disk.write(a="1")
+    for number in range(3):
+        store = disk.load()
+        store.note_version()
+        if number != 1:
+            store.stage("a", b"%d" % number)
+            store.commit()
+        store.note_version()
+        store.close()
+    # When it is opened anew
+    # Then every extend is counted, and every note of a version that was not noted already
+    assert disk.anchor.extends == 3
+    assert disk.load().anchors == 3 + 3
+
+
+def test_ten_thousand_records_open_within_two_seconds(disk: Disk) -> None:
+    # Given ten thousand records of the size of a vTPM's
+    store = disk.create()
+    store.unlock("red", OTHER)
+    for number in range(10_000):
+        store.stage(f"vtpm/red/{number}", bytes(600))
+    store.commit()
+    store.close()
+    # When the store is opened
+    begun = time.monotonic()
+    store = disk.load()
+    store.unlock("red", OTHER)
+    taken = time.monotonic() - begun
+    # Then it takes a fraction of what a start may take
+    assert store.get("vtpm/red/9999") == bytes(600)
+    assert taken < 2
