@@ -11,9 +11,11 @@ import signal
 import socket
 import sys
 from asyncio import TaskGroup
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tandem import systemd
 from tandem.builder.actions import Actions, vtpm_uid
 from tandem.builder.directories import Directories
 from tandem.builder.inputs import InputStore
@@ -21,6 +23,7 @@ from tandem.builder.journal import Journal
 from tandem.builder.library import KEYS, MANIFEST
 from tandem.builder.manager_link import ManagerLink
 from tandem.builder.measure import Builder
+from tandem.builder.own_vtpm import OwnVtpm
 from tandem.builder.service import Service
 from tandem.builder.supervisor import MAX_SLOTS, Supervisor
 from tandem.builder.zygote import Zygote
@@ -28,9 +31,11 @@ from tandem.errors import Refused, TandemError
 from tandem.hypervisor.descriptors import Descriptors
 from tandem.hypervisor.qemu import Qemu
 from tandem.installation import installed_version, source_digest
+from tandem.log import get_logger
 from tandem.privileges import require_root
 from tandem.readiness import Readiness
 from tandem.settings import HostPaths
+from tandem.systemd import Supervision
 
 BACKLOG: Final = 64
 NOT_INSTALLED: Final = "0"  # run from a source tree
@@ -46,14 +51,16 @@ def main() -> int:
         with Readiness(arguments.ready_fd) as readiness:
             require_root("the builder", "it gives vTPMs and hypervisors users of their own")
             raise_limits()
-            asyncio.run(serve(HostPaths(arguments.host.absolute()), readiness))
+            with Supervision(systemd.take(os.environ, os.getpid())) as supervision:
+                paths = HostPaths(arguments.host.absolute())
+                asyncio.run(serve(paths, readiness, supervision))
     except TandemError as error:
-        sys.stderr.write(f"tandem builder: {error}\n  hint: {error.hint}\n")
+        get_logger("builder").error("builder.ended", **error.as_record())
         return error.exit_status
     return 0
 
 
-async def serve(paths: HostPaths, readiness: Readiness) -> None:
+async def serve(paths: HostPaths, readiness: Readiness, supervision: Supervision) -> None:
     """Adopt what runs, take requests, and end in order on SIGTERM or SIGINT."""
     paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     paths.builder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,24 +71,34 @@ async def serve(paths: HostPaths, readiness: Readiness) -> None:
         descriptor = opened.listen(run, paths.builder_socket.name, socket.SOCK_SEQPACKET, BACKLOG)
         with socket.socket(fileno=os.dup(descriptor)) as listening:
             async with TaskGroup() as pairs:
-                await _serve_pairs(paths, listening, readiness, pairs)
+                told = pairs.create_task(give_signs_of_life(supervision))
+                await _serve_pairs(paths, listening, [readiness, supervision], pairs)
+                told.cancel()
         paths.builder_socket.unlink(missing_ok=True)
 
 
 async def _serve_pairs(
-    paths: HostPaths, listening: socket.socket, readiness: Readiness, pairs: TaskGroup
+    paths: HostPaths,
+    listening: socket.socket,
+    waiting: Sequence[Readiness | Supervision],
+    pairs: TaskGroup,
 ) -> None:
     zygote = Zygote()
-    supervisor = Supervisor(make_actions(paths, zygote, pairs), pairs)
+    actions = make_actions(paths, zygote, pairs)
+    supervisor, own_vtpm = Supervisor(actions, pairs), OwnVtpm(paths, actions, pairs)
     await supervisor.adopt()
-    service = Service(supervisor, paths.library / MANIFEST)
+    await own_vtpm.adopt()
+    service = Service(supervisor, own_vtpm, paths.library / MANIFEST)
     services = [
         pairs.create_task(zygote.run()),
+        pairs.create_task(own_vtpm.start_if_wanted()),
         pairs.create_task(service.accept(listening)),
     ]
-    readiness.announce()
+    for each in waiting:
+        each.announce()
     await told_to_end()
     await supervisor.end()
+    await own_vtpm.end()
     for task in services:
         task.cancel()
 
@@ -118,6 +135,13 @@ def take_place(directory: int, paths: HostPaths) -> None:
             f"a builder of {paths.root} runs already",
             hint="see `tandem host status`; end it with `tandem host down`",
         ) from error
+
+
+async def give_signs_of_life(supervision: Supervision) -> None:
+    """Show systemd's watchdog that this loop goes round, where it wants to know."""
+    while (seconds := supervision.seconds_left()) is not None:
+        await asyncio.sleep(seconds)
+        supervision.live()
 
 
 async def told_to_end() -> None:

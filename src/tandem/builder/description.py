@@ -1,10 +1,12 @@
-"""What the builder says of a pair: the objects that `guest list --json` and `show --json` print."""
+"""What the builder says of a pair, or of the host's own vTPM: the objects that `--json` prints."""
 
 from __future__ import annotations
 
 import json
 
+from tandem.builder.own_launch import RUNNING, OwnLaunch
 from tandem.builder.pair import Pair
+from tandem.errors import TandemError
 from tandem.evidence.event_log import parse_event_log, parse_launch_log
 from tandem.evidence.pcr_values import replay
 
@@ -31,7 +33,35 @@ def full(pair: Pair) -> dict[str, object]:
     entry = pair.entry
     if not entry.launch_log:
         return brief(pair)
-    log = bytes.fromhex(entry.launch_log)
+    return {
+        **brief(pair),
+        "library": entry.manifest,
+        "ephemeral": entry.ephemeral,
+        "launch": measured(bytes.fromhex(entry.launch_log)),
+    }
+
+
+def own(launch: OwnLaunch | None, failure: TandemError | None) -> dict[str, object]:
+    """Say where the host's own vTPM stands, what its newest launch was, and why none came since."""
+    failed = {} if failure is None else {"failure": failure.as_record()}
+    if launch is None:
+        return {"state": "never started", **failed}
+    running = launch.state == RUNNING
+    return {
+        "state": launch.state,
+        "device": f"/dev/tpmrm{launch.device}" if running else "",
+        "first_of_boot": launch.first_of_boot,
+        "pair_id": launch.pair_id,
+        "launch_number": launch.launch_number,
+        "vtpm_pid": launch.vtpm_pid if running else 0,
+        "started_at": launch.started_at,
+        "launch": measured(bytes.fromhex(launch.launch_log)),
+        **failed,
+    }
+
+
+def measured(log: bytes) -> dict[str, object]:
+    """Say what a launch log holds, and what PCR 17 and 18 hold because of it."""
     values = replay(parse_event_log(log))
     registers = {
         bank: {str(index): value.hex() for index, value in found.items()}
@@ -45,10 +75,4 @@ def full(pair: Pair) -> dict[str, object]:
         }
         for event in parse_launch_log(log)
     ]
-    launch = {"registers": registers["sha256"], "banks": registers, "events": events}
-    return {
-        **brief(pair),
-        "library": entry.manifest,
-        "ephemeral": entry.ephemeral,
-        "launch": launch,
-    }
+    return {"registers": registers["sha256"], "banks": registers, "events": events}

@@ -154,3 +154,18 @@ def markdown_rows() -> Iterator[str]:
     yield "| ----- | ----- | ---------- | ------- |"
     for (state, event), step in TABLE.items():
         yield f"| {state} | {event} | {step.to} | {', '.join(step.do) or '-'} |"
+
+
+def mermaid_lines() -> Iterator[str]:
+    """Give the table as a picture (a Mermaid state diagram), one arrow between two states."""
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for (state, event), step in TABLE.items():
+        if step.to is not state:
+            arrows.setdefault((state, step.to), []).append(event)
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield f"    [*] --> {State.PLANNED}"
+    for (state, to), events in arrows.items():
+        yield f"    {state} --> {to}: {', '.join(events)}"
+    yield f"    {State.ENDED} --> [*]"
+    yield "```"

@@ -10,25 +10,31 @@ from asyncio import TaskGroup
 from pathlib import Path
 from typing import Final
 
-from tandem.builder.description import brief, full
+from tandem.builder.description import brief, full, own
 from tandem.builder.exchange import closed_by_peer, receive
+from tandem.builder.own_vtpm import OwnVtpm
 from tandem.builder.pair import Order, Pair
 from tandem.builder.supervisor import Supervisor
 from tandem.channel import Channel, Closed
-from tandem.errors import TandemError, UsageError
+from tandem.errors import Refused, TandemError, UsageError
+from tandem.evidence.host_plan import HOST
 from tandem.values import checked_name
 from tandem.wire.builder_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
     AskGuests,
+    AskHostVtpm,
     AttachAttester,
     AttachConsole,
     Attached,
     Guests,
     GuestStopped,
+    HostVtpm,
     Progress,
     StartGuest,
+    StartHostVtpm,
     StopGuest,
+    StopHostVtpm,
 )
 from tandem.wire.messages import Message, failure
 
@@ -39,8 +45,9 @@ PAGE: Final = 100  # pairs in one message
 class Service:
     """Answers each connection's requests, one after the other."""
 
-    def __init__(self, supervisor: Supervisor, library: Path) -> None:
+    def __init__(self, supervisor: Supervisor, own_vtpm: OwnVtpm, library: Path) -> None:
         self._supervisor = supervisor
+        self._own_vtpm = own_vtpm
         self._library = library  # the host's own, where a request names none
 
     async def accept(self, listening: socket.socket) -> None:
@@ -97,9 +104,23 @@ class Service:
                 guest = self._supervisor.pair(checked_name(name, "guest")).running_guest()
                 _attach(channel, await guest.connect_attester())
             case _:
+                await self._answer_for_host(request, channel)
+
+    async def _answer_for_host(self, request: Message, channel: Channel) -> None:
+        """Answer what concerns the host's own vTPM; each answer is where it stands then."""
+        match request:
+            case StartHostVtpm():
+                await self._own_vtpm.start()
+            case StopHostVtpm():
+                await self._own_vtpm.stop()
+            case AskHostVtpm():
+                pass
+            case _:
                 raise UsageError(
                     "TDM-REQUEST-UNKNOWN", "the builder is asked nothing", hint="ask something"
                 )
+        shown = own(*await self._own_vtpm.newest())
+        channel.send(HostVtpm(vtpm=json.dumps(shown).encode("ascii")))
 
     async def _start(self, request: StartGuest, channel: Channel) -> None:
         """Start a guest, tell of each step; whoever asked and goes away gives it up."""
@@ -109,6 +130,12 @@ class Service:
                 "TDM-LIBRARY-PATH",
                 f"the library's path {request.manifest[:200]!a} is not absolute",
                 hint="give the whole path",
+            )
+        if request.name == HOST:
+            raise Refused(
+                "TDM-GUEST-NAME-RESERVED",
+                f"{HOST} is the name of the host's own vTPM",
+                hint="give the guest another name",
             )
         order = Order(
             guest=checked_name(request.name, "guest"),

@@ -27,7 +27,7 @@ from tandem.wire.zygote_rpc import (
 )
 
 COMMAND: Final = (sys.executable, "-m", "tandem.vtpm", "--channel-fd")
-SECONDS: Final = 20.0
+SECONDS: Final = 60.0  # a zygote that has just begun takes its time on a slow machine
 PAUSE_SECONDS: Final = 0.2  # before it is started again
 
 

@@ -21,6 +21,7 @@ from tandem.evidence.deep_quote import (
 )
 from tandem.evidence.pair_record import record_digest
 from tandem.values import Secret
+from tandem.vtpm.ak_certificate import AkCertificate
 from tandem.vtpm.libtpms import CommandFailed, Engine
 from tandem.vtpm.manager_client import ManagerClient
 from tandem.vtpm.parking import object_slot
@@ -49,6 +50,7 @@ class DeepQuoter:
     manager: ManagerClient
     ak_auth: Secret
     prepared: Prepared
+    certificate: AkCertificate
     launch_log: bytes
 
     def framed_answer(self, request: bytes) -> bytes:
@@ -57,6 +59,7 @@ class DeepQuoter:
             asked = parse_request(request)
         except UntrustedInput as refusal:
             return frame_answer(str(refusal).encode(), Rc.VALUE_1)
+        self.certificate.refresh()
         try:
             quote = self._quote(asked)
         except CommandFailed as failure:  # the AK's hierarchy is disabled, say
@@ -100,7 +103,8 @@ class DeepQuoter:
             ptpm_attest=made.attest,
             ptpm_signature=made.signature,
             ptpm_pcrs=made.pcrs,
-            ak_certificate=prepared.ak_certificate,
+            ak_certificate=self.certificate.certificate,
+            issuer_certificate=self.certificate.issuer,
             host_ak=prepared.host_ak,
             launch_log=self.launch_log,
         )

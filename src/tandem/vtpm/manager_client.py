@@ -12,6 +12,7 @@ from tandem.errors import HostError
 from tandem.wire.manager_rpc import (
     VTPM_ANSWERS,
     VTPM_REQUESTS,
+    AkRenewed,
     AskDeepQuote,
     CertifyEks,
     CommitState,
@@ -20,6 +21,7 @@ from tandem.wire.manager_rpc import (
     Hello,
     Prepare,
     Prepared,
+    RenewAk,
     StateCommitted,
     Welcome,
 )
@@ -54,6 +56,10 @@ class ManagerClient:
         """Complete the pair record with the counts that the guest's launch will have."""
         request = Prepare(ek=ek, ak=ak, reset_count=reset_count, restart_count=restart_count)
         return self._ask(request, Prepared)
+
+    def renew_ak(self) -> AkRenewed:
+        """Get another certificate of the AK for this launch."""
+        return self._ask(RenewAk(), AkRenewed)()
 
     def commit(self, version: int, digest: bytes) -> Awaited[None]:
         """Have the newest state recorded, so that it survives power loss."""

@@ -26,12 +26,16 @@ EK_ECC_HANDLE: Final = 0x81010016
 AK_HANDLE: Final = 0x81810001  # range of the platform (TCG registry of reserved handles)
 EK_RSA_CERTIFICATE: Final = 0x01C00002
 EK_ECC_CERTIFICATE: Final = 0x01C0000A
+EK_CHAIN: Final = 0x01C00100  # and on, issuer first (section 2.2.1.5)
 MAILBOX_KEY: Final = 0x01400100  # range of the platform manufacturer
 MAILBOX_REQUEST: Final = 0x01400101
+AK_CERTIFICATE: Final = 0x01400102  # of this launch, for who knows nothing of deep quotes
+AK_ISSUER: Final = 0x01400103
 MAILBOX_ANSWERS: Final = tuple(range(0x01400110, 0x01400118))
 ANSWER_INDEX_SIZE: Final = 2048  # MAX_NV_INDEX_SIZE of libtpms
 WRITE_SIZE: Final = 1024  # MAX_NV_BUFFER_SIZE of libtpms
 KEY_INDEX_SIZE: Final = 1
+CERTIFICATE_INDEX_SIZE: Final = 1024  # an AK's certificate of the longest names has 787 bytes
 BANKS: Final = (tpm.SHA256, tpm.SHA384)
 
 
@@ -92,6 +96,9 @@ def manufacture(engine: Engine, keys: VtpmKeys, certify: Certify) -> VtpmState:
     certificates = certified()
     _store_certificate(engine, EK_RSA_CERTIFICATE, certificates.rsa)
     _store_certificate(engine, EK_ECC_CERTIFICATE, certificates.ecc)
+    for number, offset in enumerate(range(0, len(certificates.chain), ANSWER_INDEX_SIZE)):
+        part = certificates.chain[offset : offset + ANSWER_INDEX_SIZE]
+        _store_certificate(engine, EK_CHAIN + number, part)
     return VtpmState(engine=b"", ek=rsa, ak=ak)
 
 
@@ -129,8 +136,10 @@ def _define_mailbox(engine: Engine, auth: bytes) -> None:
     engine.run(tpm.nv_define_space(tpm.PLATFORM, request))
     written = tpm.nv_public(MAILBOX_KEY, OURS | Nv.AUTHWRITE | Nv.WRITTEN, KEY_INDEX_SIZE)
     policy = tpm.policy_secret_digest(tpm.nv_name(written))
-    for index in MAILBOX_ANSWERS:
-        answer = tpm.nv_public(index, OURS | Nv.POLICYWRITE, ANSWER_INDEX_SIZE, policy)
+    sizes = dict.fromkeys((AK_CERTIFICATE, AK_ISSUER), CERTIFICATE_INDEX_SIZE)
+    sizes |= dict.fromkeys(MAILBOX_ANSWERS, ANSWER_INDEX_SIZE)
+    for index, size in sizes.items():
+        answer = tpm.nv_public(index, OURS | Nv.POLICYWRITE, size, policy)
         engine.run(tpm.nv_define_space(tpm.PLATFORM, answer))
 
 

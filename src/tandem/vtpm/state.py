@@ -121,7 +121,7 @@ class StateSlots:
 
 
 def _why_refused(contents: Sequence[bytes], expected: int) -> Refused:
-    versions = [_version(content) for content in contents if content]
+    versions = [slot_version(content) for content in contents if content]
     if not versions:
         return Refused(
             "TDM-STATE-MISSING",
@@ -137,7 +137,8 @@ def _why_refused(contents: Sequence[bytes], expected: int) -> Refused:
     return _damaged()
 
 
-def _version(content: bytes) -> int | None:
+def slot_version(content: bytes) -> int | None:
+    """Give the version that a slot's bytes claim; None where they are no slot's."""
     if len(content) < HEADER.size or not content.startswith(MAGIC):
         return None
     return int(HEADER.unpack_from(content)[1])

@@ -119,10 +119,11 @@ def _answers(version: int, digest: bytes) -> Sequence[object]:
         state_version=version,
         state_digest=digest,
     )
-    certificates = EkCertificates(rsa=bytes(1100), ecc=bytes(700))
+    certificates = EkCertificates(rsa=bytes(1100), ecc=bytes(700), chain=bytes(1100))
     prepared = Prepared(
         record=bytes(500),
         ak_certificate=bytes(700),
+        issuer_certificate=bytes(600),
         host_ak=bytes(90),
     )
     committed = StateCommitted(version=version + 1)

@@ -32,7 +32,7 @@ class RunningHost:
         self.library = self.host / "library"
         self.key = self.directory / "library.key"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        self.tandem("host", "init")
+        self.tandem("host", "init", "--approval-key", str(self.directory / "approval.key"))
         self._make_library()
         self.tandem("host", "up")
 

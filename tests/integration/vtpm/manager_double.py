@@ -25,7 +25,7 @@ from tandem import channel
 from tandem.channel import Channel, Closed
 from tandem.evidence import pair_record
 from tandem.evidence.deep_quote import leaf_hash
-from tandem.evidence.merkle import tree_root
+from tandem.evidence.merkle import tree_paths
 from tandem.evidence.pair_record import PairRecord
 from tandem.evidence.tpm_types import parse_public
 from tandem.wire.manager_rpc import (
@@ -122,6 +122,7 @@ class ManagerDouble:
                 return EkCertificates(
                     rsa=self._certificate(parse_public(message.rsa).key, "EK"),
                     ecc=self._certificate(parse_public(message.ecc).key, "EK"),
+                    chain=self._certificate(self._ca.public_key(), "Test CA"),
                 )
             case Prepare():
                 return self._prepare(message, entry, opened, pair_id)
@@ -157,19 +158,22 @@ class ManagerDouble:
             manifest_digest=opened.manifest_digest,
             manifest_version=opened.manifest_version,
             host_log_digest=hashlib.sha256(b"").digest(),
+            epoch=1,
+            rollback_window=0,
             started_at=int(time.time()),
         ).encode()
         self.records[pair_id] = record
         return Prepared(
             record=record,
             ak_certificate=self._certificate(parse_public(message.ak).key, "AK"),
+            issuer_certificate=self._certificate(self._ca.public_key(), "Test CA"),
             host_ak=self._host_ak_public(),
         )
 
     def _deep_quote(self, record: bytes, vtpm_quote_digest: bytes) -> DeepQuoted:
         salt = secrets.token_bytes(32)
         leaf = leaf_hash(salt, hashlib.sha256(record).digest(), vtpm_quote_digest)
-        attest = _attest(tree_root([leaf]))
+        attest = _attest(tree_paths([leaf])[0])
         signature = self.host_ak.sign(attest, ec.ECDSA(hashes.SHA256()))
         r, s = (part.to_bytes(32) for part in utils.decode_dss_signature(signature))
         return DeepQuoted(
