@@ -17,14 +17,18 @@ from tandem.wire.builder_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
     AskGuests,
+    AskHostVtpm,
     AttachAttester,
     AttachConsole,
     Attached,
     Guests,
     GuestStopped,
+    HostVtpm,
     Progress,
     StartGuest,
+    StartHostVtpm,
     StopGuest,
+    StopHostVtpm,
 )
 from tandem.wire.messages import Message
 
@@ -79,6 +83,12 @@ class BuilderClient:
             found += _pairs(page)
             if not page.more:
                 return found
+
+    def host_vtpm(self, request: StartHostVtpm | StopHostVtpm | AskHostVtpm) -> dict[str, Any]:
+        """Start, stop or ask for the host's own vTPM; give where it stands then."""
+        self._send(request)
+        shown: dict[str, Any] = json.loads(expect(self._receive(), HostVtpm).vtpm)
+        return shown
 
     def attach(self, request: AttachConsole | AttachAttester) -> socket.socket:
         """Connect to a port of a running guest."""

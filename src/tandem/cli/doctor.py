@@ -20,6 +20,7 @@ from tandem.cli.output import add_json
 from tandem.errors import HostError
 from tandem.hypervisor import accelerator
 from tandem.hypervisor.qemu_args import EXECUTABLE
+from tandem.hypervisor.vtpm_proxy import PROXY
 from tandem.settings import UID_BASE
 
 EXAMPLES: Final = """\
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def examine(host: Path) -> Iterator[Finding]:
     """Look at one thing after the other."""
     looks: tuple[Callable[[], Finding], ...] = (
-        root, python, physical_tpm, qemu, kvm, pid_namespaces, kernel,
+        root, python, physical_tpm, vtpm_proxy, qemu, kvm, pid_namespaces, kernel,
     )  # fmt: skip
     for look in looks:
         yield look()
@@ -128,6 +129,18 @@ def physical_tpm() -> Finding:
         standing=Standing.NOTE,
         found="no /dev/tpm0: an embedded swtpm stands in, without a hardware root",
         remedy="enable the TPM in the firmware's setup, then `tandem host init --ptpm /dev/tpm0`",
+    )
+
+
+def vtpm_proxy() -> Finding:
+    """Through it the host gets a vTPM of its own; guests do without."""
+    if PROXY.exists():
+        return Finding(name="vTPM proxy", standing=Standing.OK, found=str(PROXY))
+    return Finding(
+        name="vTPM proxy",
+        standing=Standing.NOTE,
+        found=f"no {PROXY}: the host itself gets no vTPM",
+        remedy="modprobe tpm_vtpm_proxy, if `tandem host vtpm` is wanted",
     )
 
 

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from tandem.cli.builder_client import BuilderClient
+from tandem.cli.host_log import EVENTS, IMA
+from tandem.cli.manager_client import ManagerClient
 from tandem.cli.output import hexadecimal, seconds, show_done, write_file
 from tandem.errors import HostError, Refused, UntrustedInput, UsageError, excerpt
-from tandem.evidence.bundle import MAX_BUNDLE, parse_evidence
+from tandem.evidence.bundle import MAX_BUNDLE, add_host_logs, parse_evidence
 from tandem.evidence.deep_quote import MAX_USER_DATA, NONCE_SIZE
+from tandem.evidence.strict_json import is_plain
 from tandem.values import checked_name
 from tandem.wire.builder_rpc import AttachAttester
 
@@ -35,6 +38,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pcrs", default="", metavar="0,1,...", help="quoted beside 17 and 18")
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="file for the evidence"
+    )
+    parser.add_argument(
+        *("--host-log",),
+        action="store_true",
+        help="put the host's event log and IMA list into the evidence, for a verifier elsewhere",
     )
     parser.add_argument("--timeout", type=seconds, default=SECONDS, metavar="SECONDS")
 
@@ -53,10 +61,24 @@ def run(args: argparse.Namespace) -> int:
         port = builder.attach(AttachAttester(name=checked_name(args.name, "guest")))
     with port:
         evidence = ask(port, request, args.timeout)
+    if args.host_log:
+        evidence = add_host_logs(evidence, _host_logs(Path(args.host)))
     write_file(args.output, evidence + b"\n", "evidence")
     record = {"guest": args.name, "output": args.output, "bytes": len(evidence)}
     show_done(args, record, f"{len(evidence)} bytes of evidence in {args.output}")
     return 0
+
+
+def _host_logs(host: Path) -> dict[str, bytes]:
+    """Fetch the host's logs, after the quote: the list must go at least as far."""
+    with ManagerClient(host) as manager:
+        logs = {"host_log": manager.host_log(EVENTS)[0]}
+        try:
+            logs["ima_log"] = manager.host_log(IMA)[0]
+        except Refused as error:
+            if error.code != "TDM-HOST-LOG-ABSENT":
+                raise
+    return logs
 
 
 def ask(port: socket.socket, request: dict[str, object], seconds: float) -> bytes:
@@ -103,8 +125,8 @@ def _left(begun: float, seconds: float) -> float:
 def _answers(line: bytes, nonce: str) -> bool:
     """Tell whether a line is evidence for this request; an error of the attester is raised."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = json.loads(line.decode("utf-8")) if is_plain(line) else None
+    except ValueError as error:
         raise _not_evidence(line, "not JSON") from error
     if isinstance(record, dict) and "error" in record:
         raise _attester_error(record["error"])
@@ -125,10 +147,10 @@ def _user_data(text: str) -> str:
 
 
 def _registers(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) in REGISTERS for part in parts):
+    parts = set(text.split(","))
+    if not parts <= {str(index) for index in REGISTERS}:
         raise _bad(f"{text[:64]!a} is not a list of PCRs from 0 to 23")
-    return sorted({int(part) for part in parts})
+    return sorted(map(int, parts))
 
 
 def _bad(problem: str) -> UsageError:

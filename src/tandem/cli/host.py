@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Final
 
-from tandem.appraisal.enrolment import parse_challenge, write_proof
+from tandem.appraisal.enrolment import parse_challenge
+from tandem.cli import host_backup, host_log, host_rollback, host_secrets, host_vtpm
+from tandem.cli.approval_keys import add_approval_key, approval_key
+from tandem.cli.host_directories import (
+    EMBEDDED,
+    REACHABLE,
+    SIMULATOR,
+    device_name,
+    made_directories,
+    require_reachable,
+)
+from tandem.cli.host_metrics import run_metrics
 from tandem.cli.manager_client import ManagerClient
 from tandem.cli.output import STANDARD, add_json, read_file, show_done, write_file
+from tandem.cli.recovery_keys import recovery_text
 from tandem.cli.services import services
 from tandem.errors import HostError, Refused, UsageError
+from tandem.evidence.enrolment import Proof, write_proof
 from tandem.evidence.pcr_values import REGISTERS
 from tandem.privileges import require_root
 from tandem.settings import DEFAULT_PCRS, UID_BASE, HostPaths
 
-EMBEDDED: Final = "embedded"
-NO_ROOT: Final = "embedded pTPM: there is no hardware root, and every verdict says so"
-REACHABLE: Final = 0o711  # what others own below stays reachable by them, not listed
-PRIVATE: Final = 0o700
+NO_ROOT: Final = "software TPM: there is no hardware root, and every verdict says so"
+ROLLBACK_WINDOWS: Final = {host_rollback.STRICT: 0, host_rollback.WINDOW: host_rollback.SECONDS}
 EXAMPLES: Final = """\
 examples:
   tandem host init                         an embedded swtpm stands in for the pTPM
@@ -44,15 +51,31 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make keys, certificate authority and store, once")
     init.add_argument(
-        "--ptpm", metavar="DEVICE", default=EMBEDDED, help="the machine's TPM, as /dev/tpm0"
+        "--ptpm",
+        metavar="DEVICE",
+        default=EMBEDDED,
+        help="the machine's TPM, as /dev/tpm0; simulator:PATH is a software TPM's socket",
     )
     init.add_argument(
         "--pcrs", metavar="LIST", help="registers to seal to and to quote, as 0,1,2,7"
     )
+    init.add_argument(
+        "--rollback",
+        choices=sorted(ROLLBACK_WINDOWS),
+        default=host_rollback.STRICT,
+        help="how much an older store may undo: nothing, or what a minute wrote (less NV wear)",
+    )
+    add_approval_key(init)
     _action(init, run_init)
-    _action(actions.add_parser("up", help="start Manager and builder"), run_up)
-    _action(actions.add_parser("down", help="stop every guest, builder and Manager"), run_down)
+    _action(actions.add_parser("up", help="start Manager, broker and builder"), run_up)
+    _action(actions.add_parser("down", help="stop every guest and every service"), run_down)
     _action(actions.add_parser("status", help="say what runs, and on which pTPM"), run_status)
+    _action(actions.add_parser("metrics", help="what is counted, for Prometheus"), run_metrics)
+    host_log.declare(actions)
+    host_rollback.declare(actions)
+    host_vtpm.declare(actions)
+    host_secrets.add_actions(actions, _action)
+    host_backup.add_actions(actions, _action)
     export = actions.add_parser("export", help="write what a verifier enrols this host from")
     export.add_argument("-o", "--output", metavar="FILE", default=STANDARD, help="default: print")
     _action(export, run_export)
@@ -66,20 +89,40 @@ def run_init(args: argparse.Namespace) -> int:
     """Provision the host; what a failed attempt made is taken away again."""
     from tandem.manager import embedded  # a verifier's machine has no pTPM libraries
     from tandem.manager.host import initialise
+    from tandem.manager.recovery import shown
 
     require_root("`tandem host init`", "the Manager's files belong to a user of its own")
     registers = _registers(args.pcrs, args.ptpm)
-    ptpm = EMBEDDED if args.ptpm == EMBEDDED else os.path.abspath(args.ptpm)
+    ptpm = device_name(args.ptpm)
     paths = HostPaths(args.host.resolve())
     _refuse_existing(paths)
-    with _directories(paths):
-        _require_reachable(paths)
+    with made_directories(paths), approval_key(args.approval_key, paths.root) as approver:
+        require_reachable(paths)
         if ptpm == EMBEDDED:
             embedded.manufacture(paths.ptpm, UID_BASE)
-        initialise(paths, ptpm, registers, datetime.datetime.now(datetime.UTC))
-    record = {"host": str(paths.root), "ptpm": ptpm, "pcrs": list(registers)}
-    text = f"host made in {paths.root}, sealed to PCR {', '.join(map(str, registers))}"
-    show_done(args, record, f"{text}\n{NO_ROOT}" if ptpm == EMBEDDED else text)
+        recovery = initialise(
+            paths,
+            ptpm,
+            registers,
+            datetime.datetime.now(datetime.UTC),
+            approval_key=approver.key,
+            rollback_window=ROLLBACK_WINDOWS[args.rollback],
+        )
+    key = shown(recovery)
+    record = {
+        "host": str(paths.root),
+        "ptpm": ptpm,
+        "pcrs": list(registers),
+        "approval_key": str(approver.path),
+        "recovery_key": key,
+    }
+    lines = [
+        f"host made in {paths.root}, sealed to PCR {', '.join(map(str, registers))}",
+        approver.advice,
+        recovery_text(key),
+        *([NO_ROOT] if ptpm.startswith((EMBEDDED, SIMULATOR)) else []),
+    ]
+    show_done(args, record, "\n".join(lines))
     return 0
 
 
@@ -102,12 +145,12 @@ def run_up(args: argparse.Namespace) -> int:
         undo.pop_all()
     started = [each.name for each in waiting]
     text = f"started: {', '.join(started)}" if started else "everything runs already"
-    show_done(args, {"started": started}, text)
+    show_done(args, {"started": started}, "\n".join([text, *host_vtpm.wait_if_wanted(paths)]))
     return 0
 
 
 def run_down(args: argparse.Namespace) -> int:
-    """Stop guests, builder and Manager, in this order."""
+    """Stop guests and builder, then broker and Manager."""
     require_root("`tandem host down`", "the services are not this user's")
     require_root("`tandem host down`", "the services are root's")
     paths = HostPaths(args.host.resolve())
@@ -125,11 +168,21 @@ def run_status(args: argparse.Namespace) -> int:
         "ptpm": status.ptpm,
         "hardware_root": status.hardware_root,
         "host_ak_name": status.host_ak_name.hex(),
+        "store_version": status.store_version,
         "store_commits": status.store_commits,
+        "rollback_window": status.rollback_window,
+        "nv_writes": status.nv_writes,
+        "nv_budget": status.nv_budget,
+        "nv_writes_a_day": status.nv_writes_a_day,
+        "nv_days_left": status.nv_days_left,
+        "nv_over_pace": status.nv_over_pace,
         "deep_quotes": status.deep_quotes,
         "ptpm_quotes": status.ptpm_quotes,
         "open_pairs": status.open_pairs,
-        "services": {each.name: each.running() for each in services(HostPaths(args.host))},
+        "services": {
+            each.name: each.running() or each.supervised()
+            for each in services(HostPaths(args.host))
+        },
     }
     lines = [f"{name.replace('_', ' '):16} {value}" for name, value in record.items()]
     show_done(args, record, "\n".join(lines if status.hardware_root else [*lines, NO_ROOT]))
@@ -148,8 +201,14 @@ def run_activate(args: argparse.Namespace) -> int:
     """Answer a challenge: only the TPM that holds both EK and AK can."""
     challenge = parse_challenge(read_file(args.challenge, "the challenge"))
     with ManagerClient(args.host) as manager:
-        credential = manager.activate(challenge.credential_blob, challenge.encrypted_secret)
-    write_file(args.output, write_proof(credential), "the proof")
+        answer = manager.activate(challenge.credential_blob, challenge.encrypted_secret)
+    proof = Proof(
+        credential=answer.credential,
+        attest=answer.attest,
+        signature=answer.signature,
+        pcrs=answer.pcrs,
+    )
+    write_file(args.output, write_proof(proof), "the proof")
     _show_written(args, "the proof")
     return 0
 
@@ -167,7 +226,7 @@ def _action(parser: argparse.ArgumentParser, run: object) -> None:
 
 def _registers(text: str | None, ptpm: str) -> tuple[int, ...]:
     if text is None:
-        if ptpm != EMBEDDED:
+        if not ptpm.startswith((EMBEDDED, SIMULATOR)):
             raise UsageError(
                 "TDM-HOST-PCRS-NEEDED",
                 "a hardware TPM's registers are not chosen by default",
@@ -201,51 +260,4 @@ def _refuse_existing(paths: HostPaths) -> None:
             "another `tandem host init` runs, or one was killed, or the identity was lost",
             hint="if no guest ever ran on this host, make it anew after "
             f"`rm -r {' '.join(map(str, left))}`; otherwise restore {paths.identity}",
-        )
-
-
-@contextmanager
-def _directories(paths: HostPaths) -> Iterator[None]:
-    """Make what is missing; what is made in this scope is taken away again where it fails."""
-    wanted = {
-        paths.root: REACHABLE,
-        paths.manager: PRIVATE,
-        paths.builder: PRIVATE,
-        paths.vtpm: REACHABLE,
-        paths.run: REACHABLE,
-    }
-    made: list[Path] = []
-    try:
-        for path in [each for each in wanted if each == paths.manager or not each.exists()]:
-            path.parent.mkdir(mode=REACHABLE, parents=True, exist_ok=True)
-            path.mkdir(mode=wanted[path])
-            made.append(path)
-        made.append(paths.ptpm)  # nobody else's, for `manager` is this call's
-        yield
-    except BaseException as error:  # an interrupt, too
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _not_written(paths, error) from error
-        raise
-
-
-def _not_written(paths: HostPaths, error: OSError) -> HostError:
-    return HostError(
-        "TDM-HOST-DIRECTORY",
-        f"cannot write {error.filename or paths.root}: {error.strerror}",
-        hint="make room there, or name another directory with --host",
-    )
-
-
-def _require_reachable(paths: HostPaths) -> None:
-    """Refuse a place that the Manager's own user cannot reach."""
-    way = (paths.root, *paths.root.parents)
-    shut = [path for path in way if not path.stat().st_mode & 0o001]
-    if shut:
-        raise HostError(
-            "TDM-HOST-UNREACHABLE",
-            f"{shut[0]} is closed to other users, so the Manager, which is not root, cannot reach "
-            f"{paths.root}",
-            hint="choose a directory below /var/lib or /var/tmp with --host",
         )

@@ -162,7 +162,7 @@ def run_show(args: argparse.Namespace) -> int:
     for name, entry in manifest.entries.items():
         lines.append(f"{name}: {entries[name]['kind']}")
         lines += [f"  {file.sha256.hex()[:16]}...  {file.path}" for file in entry.files]
-        if isinstance(entry, GuestEntry):
+        if entry.command_line is not None:
             lines.append(f"  command line: {entry.command_line}")
     record = {"version": manifest.version, "key_ids": library.key_ids, "entries": entries}
     show_done(args, record, "\n".join(lines))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tandem.builder.inputs import digest
+from tandem.builder.running_host import running_build_id
 from tandem.errors import HostError, UsageError
 from tandem.evidence.manifest import FORMAT
 from tandem.hypervisor.qemu_args import LOADED_ROMS
@@ -17,6 +18,7 @@ from tandem.hypervisor.qemu_args import LOADED_ROMS
 ROMS: Final = "/usr/share/qemu"
 FIRMWARE: Final = "/usr/share/seabios/bios-256k.bin"
 BLOBS: Final = "blobs"
+RUNNING: Final = "running"
 MACHINE: Final = {"type": "q35", "cpu": "max", "cpus": 1, "memory_mib": 256}
 TEMPLATE: Final = f"""\
 # The library of domains: what this host may build, and nothing else.
@@ -45,6 +47,16 @@ memory_mib = 256
 # role = "manager"
 # description = "the TPM Manager"
 # files = ["..."]
+
+# This host, as the launch of its own vTPM should measure it (tandem host vtpm):
+# [entries.host]
+# kind = "build-once"
+# role = "host"
+# kernel = "/boot/vmlinuz-6.1.0-56-amd64"
+# initrd = "/boot/initrd.img-6.1.0-56-amd64"
+# command_line = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-56-amd64 root=/dev/sda1 quiet"
+# build_id = "{RUNNING}"         # of the kernel that runs here now; or its number in hexadecimal
+# firmware_version = "..."     # as `tandem host vtpm status` shows it
 """
 
 
@@ -80,6 +92,8 @@ def _entry(entry: Any, directory: Path) -> Any:
         }
         if isinstance(done.setdefault("machine", {}), dict):
             done["machine"] = {**MACHINE, **done["machine"]}
+    if done.get("build_id") == RUNNING:
+        done["build_id"] = running_build_id().hex()
     for key in ("kernel", "initrd", "firmware", "roms", "files"):
         if key in done:
             done[key] = _files(done[key], directory)

@@ -22,11 +22,15 @@ from tandem.settings import DEFAULT_HOST, HOST_VARIABLE
 GROUPS: Final = {  # module and help; the order is that of a first use
     "doctor": ("tandem.cli.doctor", "say what this host lacks and how to get it"),
     "host": ("tandem.cli.host", "provision and run this host"),
+    "group": ("tandem.cli.group", "divide this host among tenants: keys, limits, certificates"),
+    "vtpm": ("tandem.cli.vtpm", "look at persistent vTPMs, destroy them or make them anew"),
     "library": ("tandem.cli.library", "make and sign the library of guests"),
     "guest": ("tandem.cli.guest", "start, stop and look at guests"),
     "verifier": ("tandem.cli.verifier", "make keys, and enrol hosts as trust anchors"),
     "policy": ("tandem.cli.policy", "say what is demanded of a guest"),
     "verify": ("tandem.cli.verify", "appraise evidence by a policy"),
+    "broker": ("tandem.cli.broker", "say who may do what with the physical TPM"),
+    "tpm": ("tandem.cli.tpm", "pass raw TPM commands to the broker (for tcti-cmd)"),
     "completion": ("tandem.cli.completion", "print a completion script for a shell"),
 }
 EXAMPLES: Final = """\

@@ -9,17 +9,29 @@ from typing import Self, TypeVar
 
 from tandem.channel import Channel, Closed
 from tandem.errors import HostError
+from tandem.evidence.host_approval import Approval
 from tandem.hypervisor.descriptors import connect
 from tandem.settings import HostPaths
+from tandem.values import Secret
 from tandem.wire.manager_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
     Activate,
     Activated,
+    AskBackupKey,
     AskExport,
+    AskHostLog,
+    AskHostState,
+    AskMetrics,
     AskStatus,
+    BackupKey,
     ExportPage,
+    HostLogPage,
+    HostStateRead,
     HostStatus,
+    MetricsPage,
+    Rotate,
+    Rotated,
 )
 from tandem.wire.messages import Message
 
@@ -65,10 +77,48 @@ class ManagerClient:
             if len(export) >= page.total or not page.data:
                 return export
 
-    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
-        """Have the pTPM recover a credential."""
+    def metrics(self) -> bytes:
+        """Fetch the Manager's metrics (JSON)."""
+        metrics = b""
+        while True:
+            page = self._ask(AskMetrics(offset=len(metrics)), MetricsPage)
+            metrics += page.data
+            if len(metrics) >= page.total or not page.data:
+                return metrics
+
+    def host_log(self, log: str, offset: int = 0) -> tuple[bytes, HostLogPage]:
+        """Fetch a log ("events", "ima") from `offset` on, and what was said of it meanwhile.
+
+        A log that grows is fetched up to where it ended at the first page, or a little further.
+        """
+        first = page = self._ask(AskHostLog(log=log, offset=offset), HostLogPage)
+        data = page.data
+        while page.data and offset + len(data) < first.total:
+            page = self._ask(AskHostLog(log=log, offset=offset + len(data)), HostLogPage)
+            data += page.data
+        return data[: max(0, first.total - offset)], first
+
+    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> Activated:
+        """Have the pTPM recover a credential, and quote for it."""
         request = Activate(credential_blob=credential_blob, encrypted_secret=encrypted_secret)
-        return self._ask(request, Activated).credential
+        return self._ask(request, Activated)
+
+    def host_state(self) -> HostStateRead:
+        """Ask what state the host is in, and for which generation it would be approved."""
+        return self._ask(AskHostState(), HostStateRead)
+
+    def rotate(self, approval: Approval) -> Rotated:
+        """Have the master key renewed; the approval is of the present state, for the next one."""
+        banks = {bank: dict(values) for bank, values in approval.state.banks.items()}
+        return self._ask(Rotate(banks=banks, signature=approval.signature), Rotated)
+
+    def backup_key(self, salt: bytes) -> Secret:
+        """Have the key of the backup with this salt derived."""
+        return Secret(self._ask(AskBackupKey(salt=salt), BackupKey).key)
+
+    def ask(self, message: Message, answer: type[Answer]) -> Answer:
+        """Ask what has no method of its own here."""
+        return self._ask(message, answer)
 
     def _ask(self, message: Message, answer: type[Answer]) -> Answer:
         try:

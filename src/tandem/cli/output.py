@@ -65,7 +65,10 @@ def write_file(path: str, data: bytes, what: str, mode: int = PUBLIC) -> None:
         sys.stdout.buffer.flush()
         return
     try:
-        _replace(Path(path), data, mode)
+        if _is_special(Path(path)):
+            Path(path).write_bytes(data)
+        else:
+            _replace(Path(path), data, mode)
     except OSError as error:
         raise HostError(
             "TDM-CLI-FILE-NOT-WRITTEN",
@@ -104,6 +107,11 @@ def hexadecimal(text: str, what: str) -> bytes:
             f"{what} {text[:80]!a} is not hexadecimal",
             hint="give an even number of digits 0-9 and a-f",
         ) from None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket: written to, and never replaced by a file."""
+    return path.exists() and not path.is_file()
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:

@@ -16,9 +16,14 @@ from typing import Final
 
 from tandem.errors import HostError
 from tandem.readiness import wait_until_ready
-from tandem.settings import HostPaths
+from tandem.settings import DEFAULT_HOST, HostPaths
 
-MODULES: Final = {"manager": "tandem.manager", "builder": "tandem.builder"}  # in starting order
+MODULES: Final = {  # in starting order
+    "manager": "tandem.manager",
+    "broker": "tandem.broker",
+    "builder": "tandem.builder",
+}
+BOOTED_BY_SYSTEMD: Final = Path("/run/systemd/system")  # sd_booted(3)
 KEPT_VARIABLES: Final = ("PYTHONPATH",)
 READY_SECONDS: Final = 60.0
 END_SECONDS: Final = 60.0
@@ -52,6 +57,15 @@ class Service:
                 return pid
             case _:
                 return None
+
+    def supervised(self) -> int | None:
+        """Give the process id, where systemd runs the service of this host."""
+        if self.paths.root != DEFAULT_HOST or not BOOTED_BY_SYSTEMD.is_dir():
+            return None
+        unit = f"tandem-{self.name}.service"
+        show = ["/usr/bin/systemctl", "show", "--property=MainPID", "--value", unit]
+        shown = subprocess.run(show, capture_output=True, text=True, check=False)  # noqa: S603
+        return int(shown.stdout) or None if shown.stdout.strip().isdecimal() else None
 
     def start(self) -> None:
         """Start the service in a session of its own and wait until it takes requests."""
@@ -91,7 +105,9 @@ class Service:
             if self.running() != pid:  # the number is another's already
                 return False
             signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-            ended, _, _ = select.select([descriptor], [], [], END_SECONDS)
+            poll = select.poll()  # select(2) takes no descriptor above 1,023
+            poll.register(descriptor, select.POLLIN)
+            ended = poll.poll(1000 * END_SECONDS)
         except ProcessLookupError:
             return False
         finally:
@@ -107,8 +123,15 @@ class Service:
 
     def _forget_unless_another_runs(self) -> None:
         """Remove what a failed start left; one that failed as the second leaves the first's."""
-        place = {"manager": self.paths.manager, "builder": self.paths.builder}[self.name]
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        places = {
+            "manager": self.paths.manager,
+            "broker": self.paths.broker_run,
+            "builder": self.paths.builder,
+        }
+        try:
+            descriptor = os.open(places[self.name], os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return  # it did not come as far as having one
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what a running one holds
             self._forget()
@@ -119,7 +142,8 @@ class Service:
 
     def _forget(self) -> None:
         """Remove what named a service that is gone; the Manager, not root, cannot do it itself."""
-        for path in (self._record, self.paths.run / f"{self.name}.sock"):
+        sockets = self.paths.run.glob(f"{self.name}.sock*")  # the broker has two
+        for path in (self._record, *sockets):
             with suppress(OSError):  # the next start replaces it
                 path.unlink(missing_ok=True)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
+import select
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography.hazmat.primitives.serialization import (
@@ -17,10 +21,18 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tandem.appraisal.anchor import Standing, anchor_of, seal_anchor, standing_of
+from tandem.appraisal.anchor import (
+    Standing,
+    anchor_of,
+    certified_tpm,
+    quoted_state,
+    seal_anchor,
+    standing_of,
+)
 from tandem.appraisal.enrolment import (
     CREDENTIAL_SIZE,
     check_proof,
+    credential_for,
     make_credential,
     refuse_weak_ak,
     write_challenge,
@@ -34,7 +46,9 @@ from tandem.cli.output import (
     write_file,
 )
 from tandem.errors import HostError, UsageError
-from tandem.evidence.certificates import Certificate, parse_pem_certificate
+from tandem.evidence.certificate_files import parse_certificates
+from tandem.evidence.certificates import Certificate
+from tandem.evidence.enrolment import MAX_PROOF, parse_proof
 from tandem.evidence.envelope import PrivateKey, key_id, parse_private_key
 from tandem.evidence.host_export import HostExport, parse_host_export
 
@@ -50,7 +64,7 @@ examples:
   tandem host export -o export.json
   tandem verifier enroll export.json --key verifier.key -o anchor.json
   tandem verifier enroll export.json --key verifier.key -o anchor.json \\
-      --via 'ssh root@host tandem host activate'
+      --via 'ssh root@host tandem host activate' --ek-root vendor.pem
 
 without a connection to the host:
   tandem verifier challenge export.json --secret secret -o challenge.json
@@ -98,9 +112,9 @@ def run_keygen(args: argparse.Namespace) -> int:
 
 def run_challenge(args: argparse.Namespace) -> int:
     """Write a challenge for the host, and keep its secret."""
-    credential = secrets.token_bytes(CREDENTIAL_SIZE)
-    challenge = _challenge(_read_export(args.export), credential)
-    create_file(args.secret, credential, "secret", PRIVATE)
+    secret, exported = secrets.token_bytes(CREDENTIAL_SIZE), read_file(args.export, "host export")
+    challenge = _challenge(parse_host_export(exported), credential_for(secret, exported))
+    create_file(args.secret, secret, "secret", PRIVATE)
     write_file(args.output, challenge, "challenge")
     return 0
 
@@ -114,19 +128,35 @@ def run_enroll(args: argparse.Namespace) -> int:
             hint="give both, from one `tandem verifier challenge`",
         )
     key = parse_private_key(read_file(args.key, "private key"))
-    roots = [_read_root(each) for each in args.ek_root]
-    export = _read_export(args.export)
+    exported = read_file(args.export, "host export")
+    export = parse_host_export(exported)
+    roots, intermediates = _certificates(args.ek_root), _certificates(args.ek_intermediate)
+    standing = standing_of(export, intermediates, roots, datetime.now(UTC))
     if args.proof is not None:
-        expected, proof = read_file(args.secret, "secret"), read_file(args.proof, "proof")
+        credential = credential_for(read_file(args.secret, "secret"), exported)
+        answer = read_file(args.proof, "proof")
     else:
-        expected = secrets.token_bytes(CREDENTIAL_SIZE)
-        proof = _activate(_command(args), _challenge(export, expected))
-    check_proof(expected, proof)
-    fields = anchor_of(export, roots, int(time.time()))
+        credential = credential_for(secrets.token_bytes(CREDENTIAL_SIZE), exported)
+        answer = _activate(_command(args), _challenge(export, credential))
+    proof = parse_proof(answer)
+    quote = check_proof(export, exported, credential, proof)
+    fields = anchor_of(export, standing, quoted_state(quote, proof.pcrs), int(time.time()))
     write_file(args.output, seal_anchor(fields, key), "trust anchor")
-    standing, name = standing_of(export, roots), export.ak.name.hex()
-    record = {"anchor": args.output, "ak_name": name, "standing": str(standing)}
-    show_done(args, record, f"host AK {name} enrolled; {REMARK[standing]}")
+    name, tpm = export.ak.name.hex(), certified_tpm(export)
+    record = {
+        "anchor": args.output,
+        "ak_name": name,
+        "standing": str(standing),
+        "tpm": None if tpm is None else str(tpm),
+        "epoch": export.epoch,
+        "pcrs": {str(index): value.hex() for index, value in sorted(proof.pcrs.items())},
+    }
+    lines = [
+        f"host AK {name} enrolled; {REMARK[standing]}",
+        f"EK certificate: {'none' if tpm is None else f'TPM {tpm}'}",
+        f"quoted: PCR {', '.join(map(str, sorted(proof.pcrs)))}; epoch {export.epoch}",
+    ]
+    show_done(args, record, "\n".join(lines))
     return 0
 
 
@@ -149,8 +179,15 @@ def _add_enroll(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         *("--ek-root",),
         action="append",
         default=[],
-        metavar="PEM",
-        help="CA certificate of a TPM vendor that may have issued the host's EK certificate",
+        metavar="FILE",
+        help="certificates of TPM vendors' CAs, one of which must vouch for the host's EK",
+    )
+    enroll.add_argument(
+        *("--ek-intermediate",),
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="certificates of CAs below them, beside those that the TPM brings",
     )
     add_json(enroll)
     enroll.set_defaults(run=run_enroll)
@@ -175,15 +212,39 @@ def _command(args: argparse.Namespace) -> list[str]:
 
 
 def _activate(command: list[str], challenge: bytes) -> bytes:
+    """Have the host answer; until it is enrolled, it may answer anything, without an end."""
+    ends = time.monotonic() + ACTIVATE_SECONDS
     try:
-        done = subprocess.run(  # noqa: S603 - the operator's own command
-            command, input=challenge, stdout=subprocess.PIPE, timeout=ACTIVATE_SECONDS, check=False
-        )
+        with tempfile.TemporaryFile() as asked:
+            asked.write(challenge)
+            asked.seek(0)
+            process = subprocess.Popen(  # noqa: S603 - the operator's own command
+                command, stdin=asked, stdout=subprocess.PIPE
+            )
+        with process:
+            try:
+                answer = _receive(process, ends)
+                status = process.wait(max(0, ends - time.monotonic()))
+            finally:
+                process.kill()
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _not_activated(command, str(error)) from error
-    if done.returncode:
-        raise _not_activated(command, f"exit status {done.returncode}")
-    return done.stdout
+    if status:
+        raise _not_activated(command, f"exit status {status}")
+    return answer
+
+
+def _receive(process: subprocess.Popen[bytes], ends: float) -> bytes:
+    """Read to the end, or as much as no proof has."""
+    answer, descriptor = b"", process.stdout.fileno() if process.stdout else -1
+    while select.select([descriptor], [], [], max(0, ends - time.monotonic()))[0]:
+        received = os.read(descriptor, MAX_PROOF)
+        answer += received
+        if not received:
+            return answer
+        if len(answer) > MAX_PROOF:
+            raise OSError(f"more than {MAX_PROOF} bytes")
+    raise subprocess.TimeoutExpired(process.args, ACTIVATE_SECONDS)
 
 
 def _not_activated(command: list[str], problem: str) -> HostError:
@@ -200,9 +261,8 @@ def _bad_command(problem: str) -> UsageError:
     )
 
 
-def _read_export(path: str) -> HostExport:
-    return parse_host_export(read_file(path, "host export"))
-
-
-def _read_root(path: str) -> Certificate:
-    return parse_pem_certificate(read_file(path, "CA certificate"))
+def _certificates(paths: list[str]) -> list[Certificate]:
+    found: list[Certificate] = []
+    for path in paths:
+        found += parse_certificates(read_file(path, "CA certificate"))
+    return found

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from tandem.appraisal.appraise import appraise
+from tandem.appraisal.appraise import Given, appraise
 from tandem.appraisal.policy import Policy
 from tandem.appraisal.report import write_report
 from tandem.appraisal.result import as_json
@@ -26,7 +26,8 @@ EXAMPLES: Final = """\
 examples:
   tandem verify evidence.json --policy policy.toml --nonce 6c1f...
   tandem verify evidence.json --policy policy.toml --nonce 6c1f... --html report.html
-  tandem verify answer.bin --policy policy.toml --nonce 6c1f... --json | jq .verdict
+  tandem verify evidence.json --policy policy.toml --nonce 6c1f... --host-log host.log --crl web.crl
+  tandem verify answer.bin --policy policy.toml --nonce 6c1f... --json | jq .trusted
 
 exit status: 0 trusted; 10 in doubt, 11 contraindicated, 12 nothing checked: not trusted
 """
@@ -49,6 +50,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--user-data", metavar="HEX", help="demand this user data, whatever the policy says"
     )
+    parser.add_argument(
+        "--host-log", metavar="FILE", help="the host's event log, to be judged, too"
+    )
+    parser.add_argument("--ima-log", metavar="FILE", help="the host's IMA list, to be judged, too")
+    parser.add_argument(
+        *("--ek-certificate",),
+        metavar="FILE",
+        help="certificate of the vTPM's RSA EK and those above it, to be judged, too",
+    )
+    parser.add_argument(
+        "--crl", metavar="FILE", help="the group's revoked certificates, in place of the policy's"
+    )
     parser.add_argument("--at", metavar="TIME", help="appraise as of this time (ISO 8601)")
     parser.add_argument("--html", metavar="FILE", help="write the verdict as a page, too")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
@@ -61,7 +74,14 @@ def run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     if args.user_data is not None:
         policy = _demand(policy, hexadecimal(args.user_data, "user data"))
-    verdict = appraise(read_file(args.evidence, "evidence"), policy, nonce, at)
+    if args.crl is not None:
+        policy = replace(policy, crl=read_file(args.crl, "revocation list"))
+    given = Given(
+        host_log=_given(args.host_log, "host's log"),
+        ima_log=_given(args.ima_log, "host's IMA list"),
+        ek_certificates=_given(args.ek_certificate, "EK certificate"),
+    )
+    verdict = appraise(read_file(args.evidence, "evidence"), policy, nonce, at, given)
     if args.html:
         write_file(args.html, write_report(verdict, nonce, at).encode("utf-8"), "report")
     print(as_json(verdict, nonce, at) if args.json else as_text(verdict))
@@ -86,6 +106,10 @@ def _line(finding: Finding) -> str:
 
 def _demand(policy: Policy, user_data: bytes) -> Policy:
     return replace(policy, text=replace(policy.text, user_data=user_data))
+
+
+def _given(path: str | None, what: str) -> bytes | None:
+    return None if path is None else read_file(path, what)
 
 
 def _nonce(text: str) -> bytes:

@@ -43,7 +43,11 @@ def begin(host: Path) -> subprocess.Popen[bytes]:
     """Begin to make a host."""
     command = [sys.executable, "-m", "tandem", "--host", str(host), "host", "init"]
     nothing = subprocess.DEVNULL
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=nothing, stderr=nothing)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests were put aside
+    try:
+        return subprocess.Popen(command, env=ENVIRONMENT, stdout=nothing, stderr=nothing)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from pathlib import Path
@@ -149,3 +150,17 @@ def test_the_template_is_toml_and_init_leaves_a_source_alone(tmp_path: Path) -> 
     # Then the second time it is left alone, and it is TOML
     assert statuses == [0, 2]
     assert "demo" in tomllib.loads(TEMPLATE)["entries"]
+
+
+def test_the_running_kernel_is_named_by_its_build_id(directory: Path) -> None:
+    # Given an entry for this host that takes the kernel that runs
+    source = '[entries.host]\nkind = "build-once"\nrole = "host"\nbuild_id = "running"\n'
+    (directory / "library.toml").write_text(source)
+    # When it is signed
+    assert sign(directory) == 0
+    # Then the manifest has the number that this kernel shows of itself
+    envelope = json.loads((directory / "library.dsse.json").read_text())
+    manifest = json.loads(base64.b64decode(envelope["payload"]))
+    shown = manifest["entries"]["host"]["build_id"]
+    assert bytes.fromhex(shown) in Path("/sys/kernel/notes").read_bytes()
+    assert len(shown) >= 2 * 8

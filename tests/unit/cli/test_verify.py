@@ -31,23 +31,27 @@ def forge() -> Forge:
 
 @pytest.fixture
 def place(tmp_path: Path, forge: Forge) -> Path:
-    """A verifier's directory: anchor, library, export, evidence, policy."""
+    """A verifier's directory: anchor, library, export, evidence, the host's logs, policy."""
     policy = forge.policy()
     host = write_host_export(
         ptpm="embedded",
         hardware_root=False,
         ek=vtpm_ak_public(forge.ca.public_key()),
         ek_certificate=b"",
+        ek_chain=(),
         ak=vtpm_ak_public(forge.host_ak.public_key()),
         authorities={"default": forge.ca_certificate()},
-        pcrs=forge.host_pcrs,
+        epoch=1,
     )
     files = {
+        "export.json": host,
         "anchor.json": policy.anchor,
         "anchor.pub": pem(policy.anchor_key),
         "library.dsse.json": policy.manifest,
         "library.pub": pem(policy.manifest_keys[0]),
-        "export.json": host,
+        "host.log": forge.host_log,
+        "ima.log": forge.kernel.log,
+        "default.crl": forge.crl(),
         "evidence.json": forge.evidence(),
         "qemu": b"qemu-system-x86_64",
     }
@@ -63,7 +67,6 @@ def new_policy(place: Path, *more: str) -> int:
         "--anchor-key": "anchor.pub",
         "--manifest": "library.dsse.json",
         "--manifest-key": "library.pub",
-        "--export": "export.json",
         "--hypervisor": "qemu",
         "-o": "policy.toml",
     }
@@ -80,7 +83,7 @@ def verify(place: Path, *more: str, nonce: bytes = NONCE) -> int:
 def test_true_evidence_exits_with_zero_and_says_trusted(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Given true evidence and a policy made from the host's export
+    # Given true evidence and a policy that takes the host's PCRs from its anchor
     # When it is verified, with a report
     status = verify(place, "--html", str(place / "report.html"))
 
@@ -183,16 +186,44 @@ def test_a_damaged_policy_is_refused_and_nothing_is_written(
     assert not (place / "report.html").exists()
 
 
-def test_a_policy_for_another_host_is_refused(place: Path, forge: Forge) -> None:
-    # Given the export of another host
-    text = (place / "export.json").read_text()
-    other = vtpm_ak_public(forge.ca.public_key()).hex()
-    mine = vtpm_ak_public(forge.host_ak.public_key()).hex()
-    (place / "export.json").write_text(text.replace(mine, other))
-
-    # When a policy is made from it and this host's anchor
+def test_a_policy_for_a_group_that_was_not_enrolled_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given an anchor with the CA of one group
+    # When a policy is made for another
+    status = new_policy(place, "--group", "tenant")
     # Then a rule refuses it
-    assert new_policy(place) == 5
+    assert status == 5
+    assert "TDM-POLICY-NO-AUTHORITY" in capsys.readouterr().err
+
+
+def test_demanded_logs_and_lists_are_judged_from_files(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a policy that demands logs, a list, and this vTPM
+    crl = str(place / "default.crl")
+    demands = ["--allow-no-hardware-root", "--event-log", "--ima", "--crl", crl, "--same-boot"]
+    assert new_policy(place, *demands, "--strict-rollback", "--vtpm", "web-01") == 0
+
+    # When evidence is verified without the logs, and with them
+    logs = ["--host-log", str(place / "host.log"), "--ima-log", str(place / "ima.log")]
+    without, complete = verify(place), verify(place, *logs)
+
+    # Then what is missing is in doubt, and all together is trusted
+    assert (without, complete) == (10, 0)
+    shown = capsys.readouterr().out
+    assert "host-log-replays: the host's log replays to PCR 0, 7" in shown
+    assert "vtpm-is-not-revoked: list 3 of" in shown
+
+
+def test_a_list_given_for_one_call_stands_before_the_policys(place: Path, forge: Forge) -> None:
+    # Given a policy without a list, and a list of another CA
+    (place / "other.crl").write_bytes(Forge().crl())
+    # When evidence is verified by either list
+    mine = verify(place, "--crl", str(place / "default.crl"))
+    other = verify(place, "--crl", str(place / "other.crl"))
+    # Then the group's own shows that nothing is revoked, and the other proves nothing
+    assert (mine, other) == (0, 11)
 
 
 def test_a_policy_s_files_can_be_checked(place: Path) -> None:
@@ -204,6 +235,40 @@ def test_a_policy_s_files_can_be_checked(place: Path) -> None:
     # Then the first is in order and the second refused
     assert whole == 0
     assert main(["policy", "check", str(place / "policy.toml")]) == 5
+
+
+def test_a_list_of_another_group_is_found_by_the_check(place: Path) -> None:
+    # Given a policy with the group's list
+    assert new_policy(place, "--crl", str(place / "default.crl")) == 0
+    check = ["policy", "check", str(place / "policy.toml")]
+    whole = main(check)
+
+    # When that list is exchanged for one of another CA, and for something else
+    (place / "default.crl").write_bytes(Forge().crl())
+    other = main(check)
+    (place / "default.crl").write_bytes(b"no list")
+
+    # Then the check tells
+    assert (whole, other, main(check)) == (0, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        (["--threshold", "0"], 5),
+        (["--user-data", "00" * 65], 4),
+        (["--group", "default", "--entry", "none"], 2),
+    ],
+)
+def test_no_policy_is_written_that_cannot_be_applied(
+    place: Path, more: list[str], status: int
+) -> None:
+    # Given the files of a policy
+    (place / "policy.toml").unlink()
+    # When one is asked for that could not be read, or that names no entry
+    # Then it is refused, and nothing is written
+    assert new_policy(place, *more) == status
+    assert not (place / "policy.toml").exists()
 
 
 def test_keys_are_made_private_and_never_overwritten(tmp_path: Path) -> None:
