@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,15 +20,19 @@ from pathlib import Path
 from typing import Final
 
 from cpio import Entry, archive, character_device, directory, file, link
-from debian import PackageError, chosen_packages, download, unpack
+from debian import PackageError, Wanted, chosen_packages, download, unpack
+from tree import kernel_modules, library_entries, loader, shell_entries
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / ".cache" / "images"
 HERE: Final = ROOT / "images"
 ATTESTER: Final = ROOT / "src" / "tandem" / "attester"
+SOURCES: Final = ("build_initramfs.py", "cpio.py", "debian.py", "guest_python.py", "tree.py")
+PACKAGES: Final = Wanted(
+    with_libraries=("tpm2-tools", "python3.11-minimal", "libtss2-tcti-device0"),
+    alone=("busybox-static", "libpython3.11-stdlib"),  # the latter for json and shutil only
+)
 
-LIBRARIES: Final = "lib/x86_64-linux-gnu"
-LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 PYTHON: Final = "usr/bin/python3.11"
 PYTHON_HOME: Final = "usr/lib/python3.11"
 PROGRAMS: Final = ("usr/bin/tpm2", PYTHON)
@@ -56,7 +59,7 @@ HOST_ERROR_STATUS: Final = 3
 
 def main() -> int:
     """Make the image unless it is there, and print its folder."""
-    packages = chosen_packages(CACHE / "packages.json")
+    packages = chosen_packages(CACHE / "packages.json", PACKAGES)
     image = CACHE / digest_of_inputs(packages)
     if not (image / "initramfs.cpio").exists():
         started = time.monotonic()
@@ -73,7 +76,8 @@ def main() -> int:
 def digest_of_inputs(packages: Mapping[str, str]) -> str:
     """Give the name of the image that these packages and the present sources make."""
     digest = hashlib.sha256(json.dumps(packages, sort_keys=True).encode())
-    for source in sorted([*HERE.glob("*.py"), *HERE.glob("guest/*"), *ATTESTER.glob("*.py")]):
+    own = (HERE / name for name in SOURCES)
+    for source in sorted([*own, *HERE.glob("guest/*"), *ATTESTER.glob("*.py")]):
         digest.update(source.name.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
@@ -110,24 +114,16 @@ def guest_entries(tree: Path) -> Iterator[Entry]:
     yield link("usr/bin/python3", Path(PYTHON).name)
     python_files = list(python_entries(tree))
     yield from python_files
-    yield from library_entries(tree, [each.path for each in python_files if ".so" in each.path])
-
-
-def shell_entries(tree: Path) -> Iterator[Entry]:
-    """Give busybox under every name that it answers to."""
-    busybox = tree / "bin" / "busybox"
-    yield file("bin/busybox", busybox.read_bytes(), executable=True)
-    names = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
-    for name in names.stdout.split():
-        if name != "busybox":
-            yield link(f"bin/{name}", "busybox")
+    extensions = (each.path for each in python_files if ".so" in each.path)
+    yield from library_entries(
+        tree, [tree / path for path in (*PROGRAMS, *extensions)], LOADED_LATER
+    )
 
 
 def module_entries(tree: Path) -> Iterator[Entry]:
     """Give the kernel modules of the guest's devices, where they are not built in."""
-    [kernel_modules] = tree.glob("lib/modules/*/kernel")
     for module in MODULES:
-        path = kernel_modules / f"{module}.ko"
+        path = kernel_modules(tree) / f"{module}.ko"
         if path.exists():
             yield file(f"lib/modules/{path.name}", path.read_bytes())
 
@@ -148,34 +144,6 @@ def python_entries(tree: Path) -> Iterator[Entry]:
         for path in output.rglob("*"):
             if path.is_file():
                 yield file(f"{PYTHON_HOME}/{path.relative_to(output)}", path.read_bytes())
-
-
-def library_entries(tree: Path, extensions: list[str]) -> Iterator[Entry]:
-    """Give the loader and every library that the programs and Python's extensions need."""
-    binaries = [tree / path for path in (*PROGRAMS, *extensions)]
-    binaries += [library_path(tree, name) for name in LOADED_LATER]
-    needed = set(LOADED_LATER)
-    for binary in binaries:
-        command = [*loader(tree), "--list", binary]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        needed |= set(re.findall(r"^\s*([^/\s]+) => ", listed, re.MULTILINE))
-    yield file(LOADER, (tree / LOADER).read_bytes(), executable=True)
-    for name in needed - {Path(LOADER).name}:
-        yield file(f"{LIBRARIES}/{name}", library_path(tree, name).read_bytes())
-
-
-def library_path(tree: Path, name: str) -> Path:
-    """Find a library in either of the folders where Debian's packages put them."""
-    for folder in (tree / LIBRARIES, tree / "usr" / LIBRARIES):
-        if (folder / name).exists():
-            return folder / name
-    raise PackageError(f"no package of the image has the library {name}")
-
-
-def loader(tree: Path) -> list[str | Path]:
-    """Give the command that starts a program of the tree with the libraries of the tree."""
-    folders = f"{tree / LIBRARIES}:{tree / 'usr' / LIBRARIES}"
-    return [tree / LOADER, "--library-path", folders]
 
 
 if __name__ == "__main__":

@@ -11,30 +11,37 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 ARCHITECTURE: Final = "amd64"
 KERNEL: Final = "linux-image-cloud-amd64"  # a name that depends on the newest kernel of its series
-WITH_LIBRARIES: Final = ("tpm2-tools", "python3.11-minimal", "libtss2-tcti-device0")
-LIBRARY_NAMES: Final = ("lib", "zlib")  # of what they depend on, only these are taken
-ALONE: Final = ("busybox-static", "libpython3.11-stdlib")  # the latter for json and shutil only
+LIBRARY_NAMES: Final = ("lib", "zlib")  # of what packages depend on, only these are taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The packages of an image beside its kernel: with the libraries they depend on, or alone."""
+
+    with_libraries: tuple[str, ...]
+    alone: tuple[str, ...]
 
 
 class PackageError(Exception):
     """apt could not give a package; the text says what it said."""
 
 
-def chosen_packages(record: Path) -> dict[str, str]:
+def chosen_packages(record: Path, wanted: Wanted) -> dict[str, str]:
     """Give the version of each package by name, as chosen before or as apt has them now."""
     if record.exists():
         return dict(json.loads(record.read_text()))
     try:
-        packages = _choose()
+        packages = _choose(wanted)
     except PackageError:
         print("image: refreshing the list of Debian packages", file=sys.stderr)
         _run("apt-get", "-qq", "update")
-        packages = _choose()
+        packages = _choose(wanted)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(packages, indent=1, sort_keys=True) + "\n")
     return packages
@@ -58,11 +65,11 @@ def unpack(package_files: Sequence[Path], into: Path) -> None:
         _run("dpkg-deb", "--extract", str(package), str(into))
 
 
-def _choose() -> dict[str, str]:
+def _choose(wanted: Wanted) -> dict[str, str]:
     [of_series] = _show({KERNEL})
     kernel = next(name for name in of_series.depends if name.startswith("linux-image-"))
-    packages = {shown.name: shown.version for shown in _show({kernel, *ALONE})}
-    pending = set(WITH_LIBRARIES)
+    packages = {shown.name: shown.version for shown in _show({kernel, *wanted.alone})}
+    pending = set(wanted.with_libraries)
     while pending:
         found = _show(pending)
         packages |= {shown.name: shown.version for shown in found}
