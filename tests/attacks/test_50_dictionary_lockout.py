@@ -1,0 +1,65 @@
+"""50: a client guesses until the TPM locks everybody out, the owner with the right password too.
+
+Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+"""
+
+from __future__ import annotations
+
+from peers.shared_swtpm import SharedTpm
+from tests.attacks.tpm import (
+    GUESSABLE_ATTRIBUTES,
+    RC_SUCCESS,
+    Tpm,
+    done,
+    load,
+    make_primary,
+    run,
+    seal,
+    unseal,
+)
+from tests.integration.broker.running_broker import OTHER_UID, RunningBroker
+
+RC_LOCKOUT = 0x921  # TPM_RC (Part 2, 6.6.3)
+SECRET, PASSWORD = b"what is sealed", b"the right password"
+GUESSES = 40
+
+
+def sealed_object(client: Tpm) -> int:
+    """Load an object whose wrong passwords the TPM counts."""
+    parent = make_primary(client)
+    blob = seal(client, parent, SECRET, PASSWORD, GUESSABLE_ATTRIBUTES)
+    return done(client, load(parent, blob), with_handle=True).handle
+
+
+def guess(attacker: Tpm) -> None:
+    """Guess at an object of the attacker's own, which is all that a lockout takes."""
+    mine = sealed_object(attacker)
+    for number in range(GUESSES):
+        run(attacker, unseal(mine, number.to_bytes(2)))
+
+
+def test_control_the_right_password_is_refused(shared: SharedTpm) -> None:
+    # Given somebody's sealed secret on a shared TPM
+    theirs = sealed_object(shared)
+
+    # When another client guesses, at anything at all
+    mine = theirs  # three slots are all there are
+    for number in range(GUESSES):
+        run(shared, unseal(mine, number.to_bytes(2)))
+
+    # Then the right password is refused
+    assert run(shared, unseal(theirs, PASSWORD)).code == RC_LOCKOUT
+
+
+def test_guesses_lock_nobody_else_out(broker: RunningBroker) -> None:
+    # Given somebody's sealed secret
+    with broker.client() as victim, broker.client(uid=OTHER_UID) as attacker:
+        theirs = sealed_object(victim)
+
+        # When another client guesses
+        guess(attacker)
+
+        # Then the right password opens it
+        opened = run(victim, unseal(theirs, PASSWORD))
+        assert opened.code == RC_SUCCESS
+        assert opened.parameters[2:] == SECRET
