@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench import guest_boot, vtpm
+from bench import broker, guest_boot, manager, vtpm
 from bench.figures import Figure, merge_into, table
 from demo import good_run
 from demo.stage import Stage
@@ -31,7 +31,7 @@ def main() -> int:
         work = Path(directory)
         work.chmod(0o711)
         stage = Stage(host=work / "host", work=work, image=arguments.image.resolve())
-        figures = [*vtpms(stage), *boots(stage, arguments.boots)]
+        figures = [*vtpms(stage), *managers(work), *brokers(), *boots(stage, arguments.boots)]
     print(table(figures))
     merge_into(arguments.output, figures)
     return 0
@@ -40,8 +40,20 @@ def main() -> int:
 def vtpms(stage: Stage) -> list[Figure]:
     """Measure vTPMs alone, on a real Manager."""
     say("vTPM: creation, start, memory, round trips")
-    stage.tandem("host", "init")
+    stage.tandem("host", "init", "--approval-key", stage.work / "approval.key")
     return vtpm.figures(stage.host, MANAGER)
+
+
+def managers(work: Path) -> list[Figure]:
+    """Measure the Manager on a pTPM that is slowed down."""
+    say("Manager: deep quotes, commits, starts and records, beside one pTPM command for each")
+    return manager.figures(work / "manager")
+
+
+def brokers() -> list[Figure]:
+    """Measure the broker on a host of its own."""
+    say("broker: commands of one program, beside tpm2-abrmd")
+    return broker.figures()
 
 
 def boots(stage: Stage, runs: int) -> list[Figure]:
