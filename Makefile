@@ -3,15 +3,15 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help setup image demo test check bench docs format lock clean
+.PHONY: help setup image demo test check model bench docs format lock clean install-units
 
 PY := .venv/bin/python
-SOURCES := $(wildcard src tests images tools demo bench peers)
+SOURCES := $(wildcard src tests images tools demo bench peers model)
 # Quick ones first: what fails, fails early.
 SUITES := unit property contract vectors integration attacks e2e docs
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 setup:  ## install what is missing: Debian packages (as root), then .venv with pinned packages
 	@sh tools/setup.sh
@@ -32,6 +32,9 @@ check: setup  ## format, lint, types, import rules, and that the generated pages
 	.venv/bin/lint-imports
 	$(PY) tools/reference.py --check
 
+model: setup  ## visit every state that pairs can reach, and see that I1 to I5 hold
+	@$(PY) -m model
+
 bench: image  ## measure against swtpm, side by side; writes .cache/bench.json
 	@$(PY) -m bench --image .cache/images/current
 
@@ -44,6 +47,22 @@ format: setup  ## lay out the source as `make check` wants it
 
 lock:  ## pin the newest Python packages that requirements/*.in allow, with their hashes
 	sh tools/lock.sh
+
+# Where Tandem is installed for services; not below /home or /root, which they do not see.
+UNIT_PYTHON ?= /opt/tandem/bin/python
+DESTDIR ?=
+
+install-units:  ## install the systemd units, as root (UNIT_PYTHON=the Python that has Tandem)
+	@case "$(UNIT_PYTHON)" in /home/*|/root/*) \
+	  echo "install-units: services do not see $(UNIT_PYTHON); install Tandem in /opt/tandem" >&2; \
+	  exit 3;; esac
+	install -d "$(DESTDIR)/etc/systemd/system"
+	@for unit in systemd/*.service systemd/*.socket; do \
+	  sed 's|^ExecStart=/usr/bin/python3 |ExecStart=$(UNIT_PYTHON) |' "$$unit" \
+	    >"$(DESTDIR)/etc/systemd/system/$${unit##*/}"; done
+	install -D -m 644 systemd/tandem.sysusers "$(DESTDIR)/etc/sysusers.d/tandem.conf"
+	install -D -m 644 systemd/tandem.tmpfiles "$(DESTDIR)/etc/tmpfiles.d/tandem.conf"
+	install -D -m 644 systemd/tandem.rules "$(DESTDIR)/etc/udev/rules.d/70-tandem.rules"
 
 clean:  ## remove what was made here: .venv, .cache and the tools' caches
 	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

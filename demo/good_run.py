@@ -18,7 +18,7 @@ COMMAND_LINE: Final = (
 def provision_host(stage: Stage) -> None:
     """Create the host's Manager, keys and store, and start its services."""
     with stage.step("host provisioned") as said:
-        stage.tandem("host", "init")
+        stage.tandem("host", "init", "--approval-key", stage.work / "approval.key")
         stage.tandem("host", "up")
         status = stage.ask("host", "status")
         root = "hardware root" if status["hardware_root"] else "embedded pTPM: no hardware root"
@@ -86,7 +86,7 @@ def write_policy(stage: Stage, manifest: Path, policy: Path) -> None:
         *("policy", "new", "--anchor", work / "anchor.json"),
         *("--anchor-key", work / "verifier.key.pub", "--manifest", manifest),
         *("--manifest-key", work / "library.key.pub", "--entry", GUEST, "--guest", GUEST),
-        *("--export", work / "host.json", "--allow-no-hardware-root", "-o", policy),
+        *("--allow-no-hardware-root", "-o", policy),
     )
 
 

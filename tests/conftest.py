@@ -10,6 +10,7 @@ import pytest
 
 from demo import good_run
 from demo.stage import Stage
+from tests.integration.broker.running_broker import RunningBroker, running_broker
 
 IMAGE = Path(__file__).parent.parent / ".cache" / "images" / "current"
 
@@ -35,3 +36,10 @@ def stage(image: Path) -> Iterator[Stage]:
             yield stage
         finally:
             stage.tandem("host", "down", expect=None)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[RunningBroker]:
+    """A host whose Manager and broker run; tests take away what they made in its pTPM."""
+    with running_broker() as running:
+        yield running

@@ -8,9 +8,11 @@ from typing import Final
 
 from reference_commands import commands_page
 from reference_errors import errors_page
-from tandem.appraisal.rules import Rule
-from tandem.builder.lifecycle import markdown_rows
+from tandem.appraisal.rules import OPTIONAL, Rule
+from tandem.broker.figures import DECLARED as BROKER_METRICS
+from tandem.builder.lifecycle import markdown_rows, mermaid_lines
 from tandem.cli.main import GROUPS, build_parser
+from tandem.manager.metrics import DECLARED as MANAGER_METRICS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 REFERENCE: Final = ROOT / "docs" / "reference"
@@ -21,19 +23,36 @@ Generated from `tandem.builder.lifecycle` by `make docs`; do not edit.
 
 A pair is one launch of a guest with its vTPM. The builder stores the next state, then carries the
 actions out; an event that has no row in a state is refused with
-[TDM-PAIR-EVENT-OUT-OF-PLACE](errors.md#tdm-pair-event-out-of-place).
+[TDM-PAIR-EVENT-OUT-OF-PLACE](errors.md#tdm-pair-event-out-of-place). `make model` visits each
+state that pairs can reach under this table, with crashes of each part and notices that come late,
+and checks the invariants I1 to I5; see [how](../explanation/lifecycle.md).
 """
 
+STAR: Final = r" \*"
 FINDINGS_HEAD: Final = """\
 # Findings of a verdict
 
 Generated from `tandem.appraisal.rules` by `make docs`; do not edit.
 
 An appraisal gives one finding for each of these claims, in this order. A claim that could not be
-checked is a warning that says so, and no verdict with a warning is *trusted*.
+checked is a warning that says so, and no verdict with a warning is *trusted*. Claims with a star
+are judged where the verifier is given what they need (the host's logs, a revocation list), or where
+the policy demands it.
 
 | finding | claim | link of the chain | where it is broken |
 | --- | --- | --- | --- |
+"""
+METRICS_HEAD: Final = """\
+# Metrics
+
+Generated from the source by `make docs`; do not edit.
+
+`tandem host metrics` prints them in Prometheus' text format, or with `--json` as JSON. The Manager
+answers root, and the users to whom [the host's table](../how-to/run-under-systemd.md) gives the
+right `observe`.
+
+| metric | kind | what it says |
+| --- | --- | --- |
 """
 
 
@@ -43,15 +62,30 @@ def pages() -> dict[Path, str]:
         REFERENCE / "commands.md": commands_page(build_parser(*GROUPS)),
         REFERENCE / "errors.md": errors_page(ROOT / "src" / "tandem"),
         REFERENCE / "findings.md": findings_page(),
-        REFERENCE / "lifecycle.md": "\n".join([LIFECYCLE_HEAD, *markdown_rows(), ""]),
+        REFERENCE / "metrics.md": metrics_page(),
+        REFERENCE / "lifecycle.md": "\n".join(
+            [LIFECYCLE_HEAD, *mermaid_lines(), "", *markdown_rows(), ""]
+        ),
     }
+
+
+def metrics_page() -> str:
+    """Write one row for each metric of Manager and broker."""
+    return METRICS_HEAD + "".join(
+        f"| `{metric.name}` | {metric.kind} | {metric.help} |\n"
+        for metric in (*MANAGER_METRICS, *BROKER_METRICS)
+    )
 
 
 def findings_page() -> str:
     """Write one row for each rule of an appraisal."""
     return FINDINGS_HEAD + "".join(
-        f"| {rule.title} | {rule.claim} | {rule.link} | {rule.remedy} |\n" for rule in Rule
+        f"| {_starred(rule)} | {rule.claim} | {rule.link} | {rule.remedy} |\n" for rule in Rule
     )
+
+
+def _starred(rule: Rule) -> str:
+    return f"{rule.title}{STAR}" if rule in OPTIONAL else rule.title
 
 
 def main(check: bool) -> int:
