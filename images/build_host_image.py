@@ -17,7 +17,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +24,15 @@ from typing import Final
 
 from cpio import Entry, archive, character_device, directory, file, link
 from debian import PackageError, Wanted, chosen_packages, download, unpack
+from making import make_current
+from tandem.installation import MEASURED
 from tree import kernel_modules, library_entries, shell_entries
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / ".cache" / "host-images"
 HERE: Final = ROOT / "images"
 TANDEM: Final = ROOT / "src"
-SOURCES: Final = ("build_host_image.py", "cpio.py", "debian.py", "tree.py")
+SOURCES: Final = ("build_host_image.py", "cpio.py", "debian.py", "making.py", "tree.py")
 PACKAGES: Final = Wanted(
     with_libraries=(
         *("python3.11-minimal", "libpython3.11-stdlib", "libtpms0", "libseccomp2"),
@@ -87,16 +88,8 @@ def main() -> int:
     if sys.version_info[:2] != PYTHON_VERSION:
         raise PackageError("the image has Debian's Python 3.11: make .venv with that one")
     packages = chosen_packages(CACHE / "packages.json", PACKAGES)
-    image = CACHE / digest_of_inputs(packages)
-    if not (image / "initramfs.cpio").exists():
-        started = time.monotonic()
-        print("image: making the image of a host", file=sys.stderr)
-        build(packages, image)
-        print(f"image: made in {time.monotonic() - started:.1f} s", file=sys.stderr)
-    current = CACHE / "current"
-    current.unlink(missing_ok=True)
-    current.symlink_to(image.name)
-    print(image)
+    name = digest_of_inputs(packages)
+    make_current(CACHE, name, "the image of a host", lambda image: build(packages, image))
     return 0
 
 
@@ -105,7 +98,8 @@ def digest_of_inputs(packages: Mapping[str, str], *, tandem: bool = True) -> str
     pinned = {name: version(name) for name in PYTHON_PACKAGES}
     digest = hashlib.sha256(json.dumps([packages, pinned], sort_keys=True).encode())
     files = [HERE / name for name in (*SOURCES, *PLACES)]
-    files += sorted(TANDEM.rglob("*.py")) if tandem else []
+    if tandem:
+        files += sorted(each for each in TANDEM.rglob("*") if each.suffix in MEASURED)
     for source in files:
         name = str(source.relative_to(ROOT)).encode()
         digest.update(name + b"\0" + hashlib.sha256(source.read_bytes()).digest())

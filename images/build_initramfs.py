@@ -14,20 +14,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from cpio import Entry, archive, character_device, directory, file, link
 from debian import PackageError, Wanted, chosen_packages, download, unpack
+from making import make_current
 from tree import kernel_modules, library_entries, loader, shell_entries
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / ".cache" / "images"
 HERE: Final = ROOT / "images"
 ATTESTER: Final = ROOT / "src" / "tandem" / "attester"
-SOURCES: Final = ("build_initramfs.py", "cpio.py", "debian.py", "guest_python.py", "tree.py")
+SOURCES: Final = (
+    *("build_initramfs.py", "cpio.py", "debian.py", "guest_python.py", "making.py", "tree.py"),
+)
 PACKAGES: Final = Wanted(
     with_libraries=("tpm2-tools", "python3.11-minimal", "libtss2-tcti-device0"),
     alone=("busybox-static", "libpython3.11-stdlib"),  # the latter for json and shutil only
@@ -60,16 +62,8 @@ HOST_ERROR_STATUS: Final = 3
 def main() -> int:
     """Make the image unless it is there, and print its folder."""
     packages = chosen_packages(CACHE / "packages.json", PACKAGES)
-    image = CACHE / digest_of_inputs(packages)
-    if not (image / "initramfs.cpio").exists():
-        started = time.monotonic()
-        print("image: making the guest image", file=sys.stderr)
-        build(packages, image)
-        print(f"image: made in {time.monotonic() - started:.1f} s", file=sys.stderr)
-    current = CACHE / "current"
-    current.unlink(missing_ok=True)
-    current.symlink_to(image.name)
-    print(image)
+    name = digest_of_inputs(packages)
+    make_current(CACHE, name, "the guest image", lambda image: build(packages, image))
     return 0
 
 

@@ -7,10 +7,10 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tandem.channel import Channel, Closed, expect
+from tandem.cli.connection import Connection
 from tandem.errors import HostError
 from tandem.hypervisor.descriptors import connect
 from tandem.wire.builder_rpc import (
@@ -37,7 +37,7 @@ SOCKET: Final = "builder.sock"
 Pairs = list[dict[str, Any]]
 
 
-class BuilderClient:
+class BuilderClient(Connection):
     """A connection to the builder; closing it gives up what was begun."""
 
     def __init__(self, host: Path) -> None:
@@ -49,18 +49,7 @@ class BuilderClient:
                 f"the domain builder of {host} cannot be asked: {error.strerror}",
                 hint="start the host's services with `sudo tandem host up`, and ask as root",
             ) from error
-        self._channel = Channel(sock, sends=BUILDER_REQUESTS, receives=BUILDER_ANSWERS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._channel.close()
+        super().__init__(Channel(sock, sends=BUILDER_REQUESTS, receives=BUILDER_ANSWERS))
 
     def start(self, request: StartGuest, on_step: Callable[[str, int], None]) -> Pairs:
         """Start a guest; `on_step` is told of each step and its microseconds since the start."""
