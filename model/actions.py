@@ -18,7 +18,7 @@ Named = Iterator[tuple[str, Side]]
 def carried_out(side: Side, task: Task, *, manager: bool) -> Named:
     """Carry out the first part of a task; what is left waits again."""
     first, rest = task[0], task[1:]
-    if first is Action.OPEN_PAIR:
+    if first is Action.OPEN_PAIR and not rest:
         yield from _open_pair(side, manager=manager)
     elif first is Action.CLOSE_PAIR:
         closed = side.launch._replace(opened=False, key=Key.DEAD) if manager else side.launch
@@ -26,6 +26,8 @@ def carried_out(side: Side, task: Task, *, manager: bool) -> Named:
     elif first in _IN_ROWS:
         name, after = _IN_ROWS[first](side)
         yield name, with_task(after, rest)
+    elif rest:
+        raise ValueError(f"the model has {first.name} at the end of a row only")
     else:
         yield from _ALONE[first](side)
 

@@ -15,7 +15,7 @@ from model.world import (
     settled,
     vtpm_lives,
 )
-from tandem.builder.lifecycle import State
+from tandem.builder.lifecycle import Event, State
 
 LAUNCHING: Final = (  # states in which a vTPM may be without a guest: before it, and after
     *(State.OPENED, State.COUPLED, State.CLOSING, State.VTPM_LEFT, State.REBOOTING),
@@ -38,7 +38,7 @@ def _broken_by(side: Side, world: World) -> str:
             return problem
     if side.orphan is not None and _in_use(side.orphan) and _in_use(side.launch):
         return "I5: two vTPM processes hold a usable key of one vTPM"
-    return _broken_together(side, world) or _stuck(side, world)
+    return _broken_together(side, world) or _stuck(side, world) or _forgotten(side)
 
 
 def _broken_by_launch(launch: Launch) -> str:
@@ -73,9 +73,19 @@ def _in_use(launch: Launch) -> bool:
     return launch.opened and vtpm_lives(launch)
 
 
+def _forgotten(side: Side) -> str:
+    """Name a guest that rebooted, and that nobody asked to end, where it does not come again."""
+    over = side.memory is State.ENDED and not side.tasks and not side.asks
+    rebooted = Event.GUEST_REBOOTED in side.launch.heard
+    return (
+        "a guest that rebooted is not started again" if over and rebooted and not side.again else ""
+    )
+
+
 def _stuck(side: Side, world: World) -> str:
     """Name a pair that neither runs nor has ended, with nothing left to happen by itself."""
-    resting = side.memory in (None, State.RUNNING, State.ENDED)
+    runs = side.memory is State.RUNNING and side.launch.guest is not Guest.PAUSED
+    resting = runs or side.memory in (None, State.ENDED)
     if not world.builder or resting or side.queue or side.tasks:
         return ""
     launch = side.launch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,12 +59,15 @@ def abrmd(directory: Path) -> Iterator[None]:
 
 def _unpack() -> None:
     """Download the packages, whose signatures apt checks, and unpack them beside the images."""
-    UNPACKED.mkdir(parents=True, exist_ok=True)
-    # As root: apt's own user cannot write into the cache folder.
-    apt = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root")
-    subprocess.run([*apt, "download", *PACKAGES], cwd=UNPACKED, check=True)
-    for package in UNPACKED.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "--extract", package, UNPACKED], check=True)
+    UNPACKED.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=UNPACKED.parent) as folder:
+        # As root: apt's own user cannot write into the cache folder.
+        apt = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root")
+        subprocess.run([*apt, "download", *PACKAGES], cwd=folder, check=True)
+        whole = Path(folder, "whole")
+        for package in Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", package, whole], check=True)
+        whole.rename(UNPACKED)
 
 
 def _swtpm(directory: Path, sock: Path) -> list[str]:

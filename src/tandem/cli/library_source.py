@@ -93,11 +93,22 @@ def _entry(entry: Any, directory: Path) -> Any:
         if isinstance(done.setdefault("machine", {}), dict):
             done["machine"] = {**MACHINE, **done["machine"]}
     if done.get("build_id") == RUNNING:
-        done["build_id"] = running_build_id().hex()
+        done["build_id"] = _running_build_id()
     for key in ("kernel", "initrd", "firmware", "roms", "files"):
         if key in done:
             done[key] = _files(done[key], directory)
     return done
+
+
+def _running_build_id() -> str:
+    found = running_build_id()
+    if not found:
+        raise HostError(
+            "TDM-LIBRARY-NO-BUILD-ID",
+            "the running kernel shows no build id",
+            hint="write the build id of the host's kernel into the source, in hexadecimal",
+        )
+    return found.hex()
 
 
 def _files(value: Any, directory: Path) -> Any:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tandem.errors import HostError
+from tandem.errors import HostError, TandemError
 from tandem.evidence.host_approval import Approval, PrivateKey, PublicKey
 from tandem.manager.approvals import check_for, install, keep_only
 from tandem.manager.generations import HostKeys, Terms, new_master_key, seal_generation
 from tandem.manager.identity import Identity, derived_auths, place_identity, sync_directory
 from tandem.manager.ptpm import Ptpm
 from tandem.manager.store import Store
-from tandem.manager.tcti import PtpmFailed
 from tandem.settings import UID_BASE, HostPaths
 from tandem.values import Secret
 
@@ -75,12 +74,12 @@ def renew(
     except BaseException as error:
         try:
             ptpm.use_keys(identity.slot, identity.ak, auths)
-        except PtpmFailed as failure:  # the next extend would be of the wrong anchor
+        except TandemError as failure:  # the next extend would be of the wrong anchor
             store.lose_anchor(failure)
         if isinstance(error, OSError):
             raise _not_written(paths, error) from error
         raise
-    sync_directory(paths.manager)
+    sync_directory(paths.manager)  # its OSError ends the Manager: which generation is on disk?
     store.go_on_as(made.store)
     return made.identity, made.recovery_key
 

@@ -20,7 +20,7 @@ from tandem.manager.leftovers import Leftovers
 from tandem.manager.records import DEFAULT_GROUP
 from tandem.manager.room import Room
 from tandem.manager.rotation import next_terms, renew
-from tandem.manager.store import NotWritten
+from tandem.manager.store import NotAnchored, NotWritten
 from tandem.manager.tcti import PtpmFailed
 from tandem.values import SHA256_SIZE
 from tandem.wire.manager_rpc import (
@@ -89,7 +89,7 @@ class SecretsRequests:
         try:
             self._host.groups.follow(generation)
             self._commits.settle()
-        except (NotWritten, PtpmFailed) as error:
+        except (NotAnchored, NotWritten, PtpmFailed) as error:  # the next commit ends the Manager
             self._host.groups.close(DEFAULT_GROUP)
             self._log.warning("secrets.groups-not-renewed", **error.as_record())
 

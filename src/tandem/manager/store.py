@@ -238,11 +238,11 @@ class Store:
         self._chain = extended(self._chain, root)
         self.unanchored = False
 
-    def lose_anchor(self, cause: HostError) -> NotAnchored:
+    def lose_anchor(self, cause: TandemError) -> NotAnchored:
         """Commit nothing more, for nobody knows what the pTPM holds; gives the error to raise."""
         self._unknown = NotAnchored(
             "TDM-STORE-NOT-ANCHORED",
-            f"the pTPM did not confirm commit {self.number} of the store: {cause}",
+            f"the pTPM may not hold the anchor of the store's commit {self.number}: {cause}",
             hint="start the Manager again; it goes on from the state that the pTPM holds",
         )
         return self._unknown
@@ -262,6 +262,7 @@ class Store:
 
         The groups' records stay as they are sealed, those of locked groups too.
         """
+        self._require_known_anchor()
         if self._staged or self.unanchored:
             raise ValueError("a store is copied between two commits")
         copy = Store(StoreFile(path, create=True), master, self._anchor)

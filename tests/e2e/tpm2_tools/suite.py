@@ -100,10 +100,16 @@ def run_script(suite: Path, name: str, tcti: str, work: Path) -> tuple[int, str]
     return done.returncode, done.stdout
 
 
+def _source_version() -> str:
+    asked = ["dpkg-query", "-W", "-f", "${source:Version}", "tpm2-tools"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
+
 def _archives() -> list[str]:
     """Give the archives that this machine has its packages from, each with its release."""
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Component: main"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"]
+    chosen = ["Component: main", "Origin: Debian"]
+    done = subprocess.run([*asked, *chosen], capture_output=True, text=True, check=True)
     return sorted(set(done.stdout.splitlines()))
 
 
@@ -120,7 +126,8 @@ def _fetch(place: Path) -> None:
         *("-o", f"Dir::State::Lists={work}/lists", "-o", "APT::Sandbox::User=root"),
     ]
     try:
-        for command in (["update"], ["source", "--download-only", "tpm2-tools"]):
+        source = ["source", "--download-only", f"tpm2-tools={_source_version()}"]
+        for command in (["update"], source):
             done = subprocess.run(
                 ["apt-get", "-qq", *options, *command],
                 cwd=work,

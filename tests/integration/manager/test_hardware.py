@@ -11,7 +11,7 @@ import hashlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tandem.errors import HostError, Refused
+from tandem.errors import HostError, Refused, TandemError
 from tandem.evidence.host_approval import approve
 from tandem.evidence.host_state import HostState, StateDocument
 from tandem.evidence.pcr_values import extend
@@ -29,7 +29,10 @@ from tandem.manager.host import initialise, open_host, open_master, reach_ptpm
 from tandem.manager.identity import read_identity, write_identity
 from tandem.manager.ptpm import Ptpm
 from tandem.manager.rotation import next_terms, renew
+from tandem.manager.tcti import PtpmFailed
+from tandem.manager.tpm_templates import KeyBlob
 from tandem.settings import HostPaths
+from tandem.values import Secret
 from tandem.wire import tpm_commands
 
 DEVICE = "/dev/tpm0"
@@ -261,6 +264,55 @@ def test_a_new_master_key_that_fails_leaves_the_host_as_it_was(
     host.store.close()
     again = open_host(new, read_identity(new.identity), reach_ptpm(new, DEVICE), lambda: NOW)
     assert again.store.get("note") == b"after the second attempt"
+
+
+BUSY = PtpmFailed("TDM-PTPM-BUSY", "the pTPM is busy", hint="wait", number=0x922)
+NO_INDEX = Refused("TDM-ROLLBACK-GENERATION", "its index is gone", hint="put it back")
+
+
+@pytest.mark.parametrize("failure", [BUSY, NO_INDEX], ids=lambda each: each.code)
+def test_a_host_whose_former_anchor_is_not_back_commits_nothing_more(
+    device: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: TandemError
+) -> None:
+    # Given a new master key whose making fails late, and a pTPM that fails the way back, too
+    new = paths(tmp_path / "host")
+    initialise(new, DEVICE, FIRMWARE, NOW, approval_key=KEY)
+    identity = read_identity(new.identity)
+    host = open_host(new, identity, reach_ptpm(new, DEVICE), lambda: NOW)
+    master = open_master(new, identity, host.ptpm)
+    terms = next_terms(identity, KEY)
+    approvals = terms.approvals(host.ptpm.read_state(FIRMWARE))
+    forward = host.ptpm.use_keys
+
+    def one_way(slot: int, ak: KeyBlob, auths: Mapping[str, Secret]) -> None:
+        if slot == identity.slot:
+            raise failure
+        forward(slot, ak, auths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tandem.manager.rotation.place_identity", no_space)
+        patched.setattr(host.ptpm, "use_keys", one_way)
+        with pytest.raises(HostError) as raised:
+            renew(
+                new,
+                host.ptpm,
+                host.store,
+                identity=identity,
+                master=master,
+                terms=terms,
+                approvals=approvals,
+            )
+    assert raised.value.code == "TDM-HOST-NOT-RENEWED"
+    # When something is to be committed
+    host.store.stage("note", b"after the failure")
+    with pytest.raises(HostError) as refused:
+        host.store.commit()
+    # Then it is refused, rather than extended into the wrong anchor, and a new start goes on
+    assert refused.value.code == "TDM-STORE-NOT-ANCHORED"
+    host.store.close()
+    again = open_host(new, read_identity(new.identity), reach_ptpm(new, DEVICE), lambda: NOW)
+    again.store.stage("note", b"after the next start")
+    again.store.commit()
 
 
 def no_space(*_: object, **__: object) -> None:
