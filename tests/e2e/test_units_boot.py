@@ -48,6 +48,7 @@ STEPS = {
     "embedded": "rm -r /var/lib/tandem && systemd-tmpfiles --create"
     f" && rm tandem-approval.key && tandem host init && systemctl reset-failed && {START}",
     "status-embedded": "tandem host status --json",
+    "fields": "journalctl -o cat TANDEM_EVENT=host.opened SYSLOG_IDENTIFIER=tandem-manager",
     "journal": "journalctl -o cat -u tandem-manager -u tandem-broker -u tandem-builder",
 }
 
@@ -87,6 +88,14 @@ def test_the_services_run_confined_on_a_tpm_of_the_kernels(done: dict[str, Done]
     assert json.loads(done["status"].output)["hardware_root"] is True
     assert done["log"].status == 0, done["log"].output
     assert 'tandem_ptpm_command_seconds_count{command="readclock"}' in done["metrics"].output
+
+
+def test_the_journal_knows_the_fields_of_an_event(done: dict[str, Done]) -> None:
+    # Given the Manager's first event under systemd
+    # When the journal is asked by fields
+    line = done["fields"].output.strip().splitlines()[0]
+    # Then it is there, whole
+    assert json.loads(line)["hardware_root"] is True
 
 
 def test_users_reach_the_tpm_by_the_broker_alone(done: dict[str, Done]) -> None:

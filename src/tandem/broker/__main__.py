@@ -30,6 +30,7 @@ from tandem.log import get_logger
 from tandem.privileges import drop_privileges, forbid_new_privileges, hide_memory
 from tandem.readiness import Readiness
 from tandem.settings import UID_BASE, HostPaths
+from tandem.system_journal import use_journal
 from tandem.systemd import Supervision
 
 BROKER_UID: Final = UID_BASE + 1
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--host", type=Path, required=True, help="the host's directory")
     parser.add_argument("--ready-fd", type=int, help="gets one byte once requests are taken")
     arguments = parser.parse_args()
+    use_journal(os.environ, sys.stderr.fileno())
     try:
         with Readiness(arguments.ready_fd) as readiness:
             given = systemd.take(os.environ, os.getpid())

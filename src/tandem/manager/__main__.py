@@ -31,6 +31,7 @@ from tandem.privileges import (
 )
 from tandem.readiness import Readiness
 from tandem.settings import UID_BASE, HostPaths
+from tandem.system_journal import use_journal
 from tandem.systemd import Supervision
 
 BACKLOG: Final = 256
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--host", type=Path, required=True, help="the host's directory")
     parser.add_argument("--ready-fd", type=int, help="gets one byte once requests are taken")
     arguments = parser.parse_args()
+    use_journal(os.environ, sys.stderr.fileno())
     try:
         with Readiness(arguments.ready_fd) as readiness:
             require_root_or(
