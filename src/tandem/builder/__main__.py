@@ -18,6 +18,7 @@ from typing import Final
 from tandem import systemd
 from tandem.builder.actions import Actions, vtpm_uid
 from tandem.builder.directories import Directories
+from tandem.builder.feed import Feed
 from tandem.builder.inputs import InputStore
 from tandem.builder.journal import Journal
 from tandem.builder.library import KEYS, MANIFEST
@@ -31,10 +32,11 @@ from tandem.errors import Refused, TandemError
 from tandem.hypervisor.descriptors import Descriptors
 from tandem.hypervisor.qemu import Qemu
 from tandem.installation import installed_version, source_digest
-from tandem.log import get_logger
+from tandem.log import get_logger, listen
 from tandem.privileges import require_root
 from tandem.readiness import Readiness
 from tandem.settings import HostPaths
+from tandem.system_journal import use_journal
 from tandem.systemd import Supervision
 
 BACKLOG: Final = 64
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--host", type=Path, required=True, help="the host's directory")
     parser.add_argument("--ready-fd", type=int, help="gets one byte once requests are taken")
     arguments = parser.parse_args()
+    use_journal(os.environ, sys.stderr.fileno())
     try:
         with Readiness(arguments.ready_fd) as readiness:
             require_root("the builder", "it gives vTPMs and hypervisors users of their own")
@@ -83,12 +86,13 @@ async def _serve_pairs(
     waiting: Sequence[Readiness | Supervision],
     pairs: TaskGroup,
 ) -> None:
-    zygote = Zygote()
+    zygote, feed = Zygote(), Feed()
+    listen(feed.take)
     actions = make_actions(paths, zygote, pairs)
     supervisor, own_vtpm = Supervisor(actions, pairs), OwnVtpm(paths, actions, pairs)
     await supervisor.adopt()
     await own_vtpm.adopt()
-    service = Service(supervisor, own_vtpm, paths.library / MANIFEST)
+    service = Service(supervisor, own_vtpm, paths.library / MANIFEST, feed)
     services = [
         pairs.create_task(zygote.run()),
         pairs.create_task(own_vtpm.start_if_wanted()),

@@ -37,8 +37,15 @@ def full(pair: Pair) -> dict[str, object]:
         **brief(pair),
         "library": entry.manifest,
         "ephemeral": entry.ephemeral,
+        "timeline": [_met(line) for line in entry.timeline],
         "launch": measured(bytes.fromhex(entry.launch_log)),
     }
+
+
+def _met(line: str) -> dict[str, object]:
+    """Take a line of the time line apart; `at` is in seconds of Unix time."""
+    at, event, state = line.split()
+    return {"at": int(at) / 1000, "event": event, "state": state}
 
 
 def own(launch: OwnLaunch | None, failure: TandemError | None) -> dict[str, object]:

@@ -47,6 +47,7 @@ class PairEntry:
     hypervisor_start_time: int
     started_at: int  # Unix seconds
     times: dict[str, int]  # microseconds from the request to each step
+    timeline: tuple[str, ...]  # the newest that it met: Unix milliseconds, event, state after it
 
     @property
     def vtpm(self) -> ProcessName:

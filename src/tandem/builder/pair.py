@@ -26,6 +26,7 @@ ADVICE: Final = dict.fromkeys(REFUSALS, RESTORE) | {
     "TDM-STATE-UNREADABLE": "look at the vTPM's directory: its owner, its mode, its file system",
     "TDM-STATE-NOT-WRITTEN": "make room below the host's directory, then start the guest again",
 }
+TIMELINE_MOST: Final = 64
 OTHER_ADVICE: Final = "see run/builder.log of the host, and the reference page of this code"
 GIVEN_UP: Final = HostError(
     "TDM-PAIR-GIVEN-UP",
@@ -119,6 +120,12 @@ class Pair:
         """Change what the journal will hold."""
         self.entry = replace(self.entry, **changes)  # type: ignore[arg-type]
 
+    def note_met(self, event: Event, state: State) -> None:
+        """Take the state that follows an event, and keep both in the time line."""
+        self.state = state
+        met = f"{time.time_ns() // 1_000_000} {event} {state}"
+        self.note(state=state.value, timeline=(*self.entry.timeline, met)[-TIMELINE_MOST:])
+
     def note_step(self, step: str) -> None:
         """Remember when a step of the start was done, in microseconds from its beginning."""
         microseconds = int((time.monotonic() - self.begun) * 1_000_000)
@@ -183,6 +190,7 @@ def new_pair(order: Order, slot: int) -> Pair:
         hypervisor_start_time=0,
         started_at=int(time.time()),
         times={},
+        timeline=(),
     )
     return Pair(order=order, entry=entry)
 

@@ -7,13 +7,15 @@ import json
 import socket
 import struct
 from asyncio import TaskGroup
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from tandem.builder.description import brief, full, own
 from tandem.builder.exchange import closed_by_peer, receive
+from tandem.builder.feed import Feed
 from tandem.builder.own_vtpm import OwnVtpm
-from tandem.builder.pair import Order, Pair
+from tandem.builder.pair import Order
 from tandem.builder.supervisor import Supervisor
 from tandem.channel import Channel, Closed
 from tandem.errors import Refused, TandemError, UsageError
@@ -22,11 +24,13 @@ from tandem.values import checked_name
 from tandem.wire.builder_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
+    AskEvents,
     AskGuests,
     AskHostVtpm,
     AttachAttester,
     AttachConsole,
     Attached,
+    Events,
     Guests,
     GuestStopped,
     HostVtpm,
@@ -38,6 +42,7 @@ from tandem.wire.builder_rpc import (
 )
 from tandem.wire.messages import Message, failure
 
+Value = TypeVar("Value")
 CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 PAGE: Final = 100  # pairs in one message
 
@@ -45,8 +50,11 @@ PAGE: Final = 100  # pairs in one message
 class Service:
     """Answers each connection's requests, one after the other."""
 
-    def __init__(self, supervisor: Supervisor, own_vtpm: OwnVtpm, library: Path) -> None:
+    def __init__(
+        self, supervisor: Supervisor, own_vtpm: OwnVtpm, library: Path, feed: Feed
+    ) -> None:
         self._supervisor = supervisor
+        self._feed = feed
         self._own_vtpm = own_vtpm
         self._library = library  # the host's own, where a request names none
 
@@ -89,14 +97,10 @@ class Service:
                 pair = self._supervisor.pair(checked_name(name, "guest"))
                 await self._supervisor.stop(pair, kill=kill, seconds=seconds)
                 channel.send(GuestStopped(name=name))
-            case AskGuests(name=name) if name:
-                pair = self._supervisor.pair(checked_name(name, "guest"))
-                channel.send(_guests([full(pair)], more=False))
-            case AskGuests():
-                pairs = [brief(pair) for pair in self._supervisor.pairs()]
-                for start in range(0, max(len(pairs), 1), PAGE):
-                    more = start + PAGE < len(pairs)
-                    channel.send(_guests(pairs[start : start + PAGE], more=more))
+            case AskGuests(name=name):
+                self._tell_guests(name, channel)
+            case AskEvents():
+                await self._tell_events(request, channel)
             case AttachConsole(name=name):
                 guest = self._supervisor.pair(checked_name(name, "guest")).running_guest()
                 _attach(channel, await guest.connect_console())
@@ -122,6 +126,29 @@ class Service:
         shown = own(*await self._own_vtpm.newest())
         channel.send(HostVtpm(vtpm=json.dumps(shown).encode("ascii")))
 
+    def _tell_guests(self, name: str, channel: Channel) -> None:
+        """Tell all about one pair, or of every pair in brief."""
+        if name:
+            pair = self._supervisor.pair(checked_name(name, "guest"))
+            channel.send(_guests([full(pair)], more=False))
+            return
+        pairs = [brief(pair) for pair in self._supervisor.pairs()]
+        for start in range(0, max(len(pairs), 1), PAGE):
+            more = start + PAGE < len(pairs)
+            channel.send(_guests(pairs[start : start + PAGE], more=more))
+
+    async def _tell_events(self, request: AskEvents, channel: Channel) -> None:
+        """Tell what happened, or what happens next; whoever goes away is not waited for."""
+        page = self._feed.after(request.after)
+        if request.wait and not page.lines:
+            gone = asyncio.create_task(closed_by_peer(channel.sock))
+            try:
+                page = await _unless(gone, self._feed.beyond(request.after))
+            finally:
+                gone.cancel()
+                await asyncio.wait((gone,))  # it would take the next request's reader away
+        channel.send(Events(lines=page.lines, last=page.last, missed=page.missed, more=page.more))
+
     async def _start(self, request: StartGuest, channel: Channel) -> None:
         """Start a guest, tell of each step; whoever asked and goes away gives it up."""
         manifest = Path(request.manifest) if request.manifest else self._library
@@ -146,8 +173,8 @@ class Service:
         pair = self._supervisor.start(order)
         gone = asyncio.create_task(closed_by_peer(channel.sock))
         try:
-            while (step := await _next_step(pair, gone)) is not None:
-                channel.send(step)
+            while (step := await _unless(gone, pair.steps.get())) is not None:
+                channel.send(Progress(step=step[0], microseconds=step[1]))
         except (Closed, BlockingIOError):
             await self._supervisor.stop(pair, kill=True, seconds=0)
             raise
@@ -165,15 +192,14 @@ def _peer_uid(sock: socket.socket) -> int:
     return uid
 
 
-async def _next_step(pair: Pair, gone: asyncio.Task[None]) -> Progress | None:
-    """Wait for a step of the start; None after the last one, Closed when nobody waits any more."""
-    step = asyncio.create_task(pair.steps.get())
-    await asyncio.wait((step, gone), return_when=asyncio.FIRST_COMPLETED)
-    if not step.done():
-        step.cancel()
+async def _unless(gone: asyncio.Task[None], wanted: Coroutine[Any, Any, Value]) -> Value:
+    """Wait for what is wanted; Closed when whoever asked is gone before."""
+    waiting = asyncio.create_task(wanted)
+    await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
         raise Closed
-    found = step.result()
-    return None if found is None else Progress(step=found[0], microseconds=found[1])
+    return waiting.result()
 
 
 def _guests(pairs: list[dict[str, object]], *, more: bool) -> Guests:

@@ -105,8 +105,7 @@ class Supervisor:
             step = decide(pair.state, event)
             log.info("pair.stepped", guest=pair.guest_name, pair=pair.entry.pair_id,
                      met=event.value, state=step.to.value)  # fmt: skip
-            pair.state = step.to
-            pair.note(state=step.to.value)
+            pair.note_met(event, step.to)
             self._actions.store(pair)
             actions.append(self._tasks.create_task(self._carry_out(pair, step.do)))
         await asyncio.gather(*actions)

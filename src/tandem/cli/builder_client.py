@@ -16,11 +16,13 @@ from tandem.hypervisor.descriptors import connect
 from tandem.wire.builder_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
+    AskEvents,
     AskGuests,
     AskHostVtpm,
     AttachAttester,
     AttachConsole,
     Attached,
+    Events,
     Guests,
     GuestStopped,
     HostVtpm,
@@ -34,6 +36,8 @@ from tandem.wire.messages import Message
 
 RUN: Final = "run"
 SOCKET: Final = "builder.sock"
+ABSENT: Final = "TDM-BUILDER-ABSENT"
+GONE: Final = "TDM-BUILDER-GONE"
 Pairs = list[dict[str, Any]]
 
 
@@ -45,7 +49,7 @@ class BuilderClient(Connection):
             sock = connect(host / RUN, SOCKET, kind=socket.SOCK_SEQPACKET)
         except OSError as error:
             raise HostError(
-                "TDM-BUILDER-ABSENT",
+                ABSENT,
                 f"the domain builder of {host} cannot be asked: {error.strerror}",
                 hint="start the host's services with `sudo tandem host up`, and ask as root",
             ) from error
@@ -72,6 +76,19 @@ class BuilderClient(Connection):
             found += _pairs(page)
             if not page.more:
                 return found
+
+    def events(self, after: int) -> Events:
+        """Give the oldest events after number `after`; none is no reason to wait."""
+        self.ask_events(after, wait=False)
+        return self.take_events()
+
+    def ask_events(self, after: int, *, wait: bool) -> None:
+        """Ask for the oldest events after number `after`; the answer is there once it is read."""
+        self._send(AskEvents(after=after, wait=wait))
+
+    def take_events(self) -> Events:
+        """Read the answer to `ask_events`."""
+        return expect(self._receive(), Events)
 
     def host_vtpm(self, request: StartHostVtpm | StopHostVtpm | AskHostVtpm) -> dict[str, Any]:
         """Start, stop or ask for the host's own vTPM; give where it stands then."""
@@ -110,7 +127,7 @@ class BuilderClient(Connection):
 
     def _gone(self) -> HostError:
         return HostError(
-            "TDM-BUILDER-GONE",
+            GONE,
             "the domain builder closed the connection",
             hint="it takes requests of root alone; see whether it runs: tandem host status",
         )

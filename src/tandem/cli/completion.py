@@ -13,19 +13,26 @@ examples:
   source <(tandem completion bash)
   tandem completion bash > /etc/bash_completion.d/tandem
 """
+NAMES: Final = {"GUEST": "guest list --names"}  # how to list what an argument may be
 SCRIPT: Final = """\
 # bash completion for tandem
 _tandem() {{
-  local word path="" skip=""
+  local word path="" skip="" host=()
   for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-    if [[ -n $skip ]]; then skip=""; continue; fi
+    if [[ -n $skip ]]; then skip=""; host=(--host "$word"); continue; fi
     case "$word" in
       --host) skip=yes ;;
       -*) ;;
       *) case " $(_tandem_words "$path") " in *" $word "*) path="$path $word" ;; esac ;;
     esac
   done
-  COMPREPLY=($(compgen -W "$(_tandem_words "$path")" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+  COMPREPLY=($(compgen -W "$(_tandem_words "$path"; _tandem_names "$path")" \
+    -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+_tandem_names() {{
+  case "$1" in
+{names}
+  esac 2>/dev/null
 }}
 _tandem_words() {{
   case "$1" in
@@ -75,7 +82,21 @@ def bash_script(parser: argparse.ArgumentParser) -> str:
     cases = "\n".join(
         f'    "{path}") echo "{" ".join(words)}" ;;' for path, words in _paths(parser, "")
     )
-    return SCRIPT.format(cases=cases)
+    names = "\n".join(
+        f'    "{path}") "${{COMP_WORDS[0]}}" "${{host[@]}}" {listing} ;;'
+        for path, listing in _named(parser, "")
+    )
+    return SCRIPT.format(cases=cases, names=names)
+
+
+def _named(parser: argparse.ArgumentParser, path: str) -> Iterator[tuple[str, str]]:
+    """Give the paths that take a name which this host can list, and the command that lists it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from _named(below, f"{path} {name}")
+        elif action.metavar in NAMES:
+            yield path, NAMES[str(action.metavar)]
 
 
 def _paths(parser: argparse.ArgumentParser, path: str) -> Iterator[tuple[str, list[str]]]:

@@ -17,6 +17,10 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
+    def fileno(self) -> int:
+        """Give the descriptor, for a selector."""
+        return self._channel.fileno()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -6,10 +6,11 @@ import argparse
 import json
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tandem.cli import guest_attest, guest_console
+from tandem.cli import guest_attest, guest_console, guest_watch
 from tandem.cli.builder_client import BuilderClient, Pairs
 from tandem.cli.output import add_json, read_file, seconds, show_done
 from tandem.values import checked_name
@@ -20,7 +21,8 @@ EXAMPLES: Final = """\
 examples:
   tandem guest start web                   the library's entry `web`, as a pair
   tandem guest start web-2 --entry web     a second guest from the same entry
-  tandem guest list && tandem guest show web
+  tandem guest list --watch                a table that follows what happens
+  tandem guest show web                    the pair, its launch, its time line
   tandem guest attest web --nonce 6c1f... -o evidence.json
   tandem guest console web                 Ctrl-] leaves it
   tandem guest stop web
@@ -37,7 +39,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    start = _verb(verbs, "start", run_start, "build a pair from the library and start it")
+    start = _verb(verbs, "start", run_start, "build a pair from the library and start it", "NAME")
     start.add_argument("--entry", help="entry of the library (default: the guest's name)")
     start.add_argument("--library", metavar="FILE", help="another signed library than the host's")
     start.add_argument(
@@ -58,6 +60,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     _verb(verbs, "show", run_show, "show a pair and what was measured of its launch")
     listing = verbs.add_parser("list", help="list the pairs that run")
+    listing.add_argument("--watch", action="store_true", help="go on showing what changes")
+    listing.add_argument("--names", action="store_true", help="names alone, for scripts")
     add_json(listing)
     listing.set_defaults(run=run_list)
     guest_console.declare(_verb(verbs, "console", guest_console.run, "use the serial console"))
@@ -104,9 +108,14 @@ def run_stop(args: argparse.Namespace) -> int:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """List the pairs."""
+    """List the pairs, once or for as long as somebody looks."""
+    if args.watch:
+        return guest_watch.watch(Path(args.host), as_table, as_json=args.json)
     with BuilderClient(Path(args.host)) as builder:
         pairs = builder.guests()
+    if args.names and not args.json:
+        print("".join(f"{pair['guest']}\n" for pair in pairs), end="")
+        return 0
     print(json.dumps(pairs, sort_keys=True) if args.json else as_table(pairs))
     return 0
 
@@ -151,6 +160,9 @@ def as_text(pair: dict[str, Any]) -> str:
     ]
     times = [f"{step} {value / 1000:.1f} ms" for step, value in pair["times"].items()]
     lines.append(f"  start       {', '.join(times) or '-'}")
+    if pair.get("timeline"):
+        lines.append("  time line:")
+        lines += _timeline(pair["timeline"])
     if "launch" in pair:
         lines.append("  launch, measured before the guest's first instruction:")
         lines += [
@@ -160,6 +172,20 @@ def as_text(pair: dict[str, Any]) -> str:
         registers = pair["launch"]["registers"].items()
         lines += [f"  PCR {index}  sha256:{value}" for index, value in registers]
     return "\n".join(lines)
+
+
+def _timeline(timeline: list[dict[str, Any]]) -> list[str]:
+    """Say when the pair met what, and how much later than what came before."""
+    before, lines = timeline[0]["at"], []
+    for met in timeline:
+        at = datetime.fromtimestamp(met["at"], UTC).astimezone()
+        later = met["at"] - before
+        lines.append(
+            f"    {at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03}  {later:+9.3f} s  "
+            f"{met['event']} -> {met['state']}"
+        )
+        before = met["at"]
+    return lines
 
 
 def _gist(event: dict[str, Any]) -> str:
@@ -177,10 +203,14 @@ def _gist(event: dict[str, Any]) -> str:
 
 
 def _verb(
-    verbs: Commands[argparse.ArgumentParser], name: str, run: object, words: str
+    verbs: Commands[argparse.ArgumentParser],
+    name: str,
+    run: object,
+    words: str,
+    metavar: str = "GUEST",  # of one that is there, so that a shell can complete it
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=words)
-    parser.add_argument("name", metavar="NAME", help="the guest's name")
+    parser.add_argument("name", metavar=metavar, help="the guest's name")
     add_json(parser)
     parser.set_defaults(run=run)
     return parser

@@ -26,6 +26,7 @@ GROUPS: Final = {  # module and help; the order is that of a first use
     "vtpm": ("tandem.cli.vtpm", "look at persistent vTPMs, destroy them or make them anew"),
     "library": ("tandem.cli.library", "make and sign the library of guests"),
     "guest": ("tandem.cli.guest", "start, stop and look at guests"),
+    "events": ("tandem.cli.events", "watch what happens to guests"),
     "verifier": ("tandem.cli.verifier", "make keys, and enrol hosts as trust anchors"),
     "policy": ("tandem.cli.policy", "say what is demanded of a guest"),
     "verify": ("tandem.cli.verify", "appraise evidence by a policy"),

@@ -80,6 +80,24 @@ class Attached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AskEvents:
+    """Ask what happened to pairs after an event; one `Events` comes, a page of the oldest."""
+
+    after: int  # the number of the last event that the asker has seen; 0 for none
+    wait: bool  # where nothing came yet, until something does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """Events as the JSON lines that `tandem events --json` prints; the last one has `newest`."""
+
+    lines: tuple[str, ...]
+    last: int  # the number of the last of them, to ask on from
+    missed: int  # events before these, after `after`, that are not kept any more
+    more: bool  # others follow at once
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """A step of a start is done."""
 
@@ -112,6 +130,7 @@ BUILDER_REQUESTS: Final = MessageSet(
     StartHostVtpm,
     StopHostVtpm,
     AskHostVtpm,
+    AskEvents,
     limit=LOCAL_LIMIT,
 )
 BUILDER_ANSWERS: Final = MessageSet(
@@ -121,5 +140,6 @@ BUILDER_ANSWERS: Final = MessageSet(
     GuestStopped,
     Attached,
     HostVtpm,
+    Events,
     limit=LOCAL_LIMIT,
 )
