@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench import broker, guest_boot, manager, vtpm
+from bench import broker, deaths, guest_boot, manager, many_starts, vtpm
 from bench.figures import Figure, merge_into, table
 from demo import good_run
 from demo.stage import Stage
@@ -17,6 +17,8 @@ from tandem.evidence.envelope import open_envelope, parse_public_key
 from tandem.evidence.manifest import PAYLOAD_TYPE, GuestEntry, parse_manifest
 
 BOOTS: Final = 7
+DEATHS: Final = 25
+ROUNDS: Final = 3  # of many guests at once
 MANAGER: Final = (sys.executable, "-m", "tandem.manager")
 
 
@@ -70,7 +72,15 @@ def boots(stage: Stage, runs: int) -> list[Figure]:
         more = statistics.median(figures[0].tandem) - statistics.median(figures[0].peer)
         builder = statistics.median(ours.builder_milliseconds)
         say(f"a guest boots {more:.0f} ms later, after {builder:.0f} ms of the builder's own")
-        return figures
+        say(f"{DEATHS} deaths of each half, and {many_starts.GUESTS} guests at once")
+        figures += deaths.figures(
+            deaths.Deaths(stage.host, good_run.GUEST),
+            deaths.PlainDeaths(stage.work / "deaths"),
+            DEATHS,
+        )
+        return figures + many_starts.figures(
+            many_starts.ManyStarts(stage.host, good_run.GUEST), ROUNDS
+        )
     finally:
         stage.tandem("host", "down")
 
