@@ -33,6 +33,7 @@ from tandem.cli.vtpm_states import (
 )
 from tandem.errors import HostError
 from tandem.evidence.host_approval import PrivateKey, PublicKey
+from tandem.files import open_at_once
 from tandem.privileges import require_root
 from tandem.settings import UID_BASE, HostPaths
 from tandem.values import SHA256_SIZE, Secret
@@ -97,7 +98,7 @@ def run_restore(args: argparse.Namespace) -> int:
 
     require_root("`tandem host restore`", WHY_ROOT)
     paths = HostPaths(args.host.resolve())
-    with open(args.file, "rb") as file:
+    with open(args.file, "rb", opener=open_at_once) as file:
         reader = _reader(file)
         master = recovered_master(reader.identity, ask_recovery_key())
         with ExitStack() as undo:

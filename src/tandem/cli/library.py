@@ -186,7 +186,7 @@ def _read_source(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_file(str(path), "library source").decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(
-            "TDM-LIBRARY-SOURCE-BAD", f"{path}: {error}", hint="correct the file, which is TOML"
+            "TDM-LIBRARY-SOURCE-BAD", f"{str(path)!a}: {error}", hint="correct the file, which is TOML"
         ) from error
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from tandem.appraisal.verdict import Tier
-from tandem.errors import HostError, TandemError, UsageError
+from tandem.errors import HostError, TandemError, UntrustedInput, UsageError
+from tandem.files import open_at_once
 
 EXIT_STATUS: Final = {
     Tier.AFFIRMING: 0,
@@ -21,6 +22,7 @@ EXIT_STATUS: Final = {
     Tier.NONE: 12,
 }
 INTERRUPTED: Final = 130
+MAX_READ: Final = 256 * 1024 * 1024  # bytes of a file that a user names: larger is none of ours
 MAX_SHOWN: Final = 200  # characters of what the user gave, in a message
 MAX_SECONDS: Final = 24 * 60 * 60
 STANDARD: Final = "-"  # standard input or output, in place of a path
@@ -47,15 +49,27 @@ def show_done(args: argparse.Namespace, record: Mapping[str, object], text: str)
 
 
 def read_file(path: str, what: str) -> bytes:
-    """Read a file that the user named; `-` is standard input."""
+    """Read a file that the user named, of at most MAX_READ bytes; `-` is standard input."""
     try:
-        return sys.stdin.buffer.read() if path == STANDARD else Path(path).read_bytes()
-    except OSError as error:
+        if path == STANDARD:
+            data = sys.stdin.buffer.read(MAX_READ + 1)
+        else:
+            with open(path, "rb", opener=open_at_once) as file:
+                data = file.read(MAX_READ + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise HostError(
             "TDM-CLI-FILE-UNREADABLE",
-            f"cannot read {what} {path}: {error.strerror}",
+            f"cannot read {what} {path[:MAX_SHOWN]!a}: {getattr(error, 'strerror', error)}",
             hint="check the path and its permissions",
         ) from error
+    if len(data) > MAX_READ:
+        raise UntrustedInput(
+            "TDM-CLI-FILE-TOO-LARGE",
+            f"{what} {path[:MAX_SHOWN]!a} has more than {MAX_READ >> 20} MiB",
+            hint="give the file of the kind asked for",
+            offset=MAX_READ,
+        )
+    return data
 
 
 def write_file(path: str, data: bytes, what: str, mode: int = PUBLIC) -> None:
