@@ -3,10 +3,10 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help setup image demo test check model bench docs format lock clean install-units
+.PHONY: help setup image demo test check model kills bench docs format lock clean install-units
 
 PY := .venv/bin/python
-SOURCES := $(wildcard src tests images tools demo bench peers model)
+SOURCES := $(wildcard src tests images tools demo bench peers model kills)
 # Quick ones first: what fails, fails early.
 SUITES := unit property contract vectors integration attacks e2e docs
 
@@ -34,6 +34,13 @@ check: setup  ## format, lint, types, import rules, and that the generated pages
 
 model: setup  ## visit every state that pairs can reach, and see that I1 to I5 hold
 	@$(PY) -m model
+
+# How many moments, on how many hosts at once; SEED repeats what was drawn.
+N ?= 200
+HOSTS ?= 2
+
+kills: setup  ## kill any process of a host at N random moments; all must hold and come back (as root)
+	@$(PY) -m kills -n $(N) --hosts $(HOSTS) $(if $(SEED),--seed $(SEED))
 
 bench: image  ## measure against swtpm, side by side; writes .cache/bench.json
 	@$(PY) -m bench --image .cache/images/current
