@@ -16,6 +16,7 @@ from demo.stage import Stage, Surprise
 from peers import copied_guest as copy
 from peers import plain
 from peers.console import PROMPT_MARK, Console
+from tandem.builder.door import DOOR
 
 OTHER: Final = "other"
 GONE_SECONDS: Final = 1.0
@@ -125,17 +126,17 @@ def ready(console: Console) -> None:
 
 
 def paths_to_the_vtpm(pid: int) -> str:
-    """Say how many sockets of the vTPM somebody could connect to; it must be none."""
+    """Say how many sockets of the vTPM somebody could connect to; the builder's door alone."""
     inodes = {
         target.removeprefix("socket:[").removesuffix("]")
         for entry in Path(f"/proc/{pid}/fd").iterdir()
         if (target := os.readlink(entry)).startswith("socket:")
     }
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-    named = [row for row in rows if row[6] in inodes and len(row) > 7]
+    named = [row for row in rows if row[6] in inodes and len(row) > 7 and Path(row[7]).name != DOOR]
     if named or not inodes:
         raise Surprise(f"the vTPM's sockets {sorted(inodes)} have names: {named}")
-    return f"its {len(inodes)} sockets have no name to connect to"
+    return f"its {len(inodes)} sockets have no name to connect to, but for the builder's own door"
 
 
 def own_library(stage: Stage, command_line: str) -> Path:
@@ -148,13 +149,19 @@ def own_library(stage: Stage, command_line: str) -> Path:
 
 def library_of_the_key_holder(stage: Stage, command_line: str) -> Path:
     """Sign another library with the key that the host trusts."""
-    return sign_anew(stage, stage.work / "insider", command_line, stage.work / "library.key")
+    # By another name: two libraries of one name, version and signer are refused as such.
+    key = stage.work / "library.key"
+    return sign_anew(stage, stage.work / "insider", command_line, key, "insider")
 
 
-def sign_anew(stage: Stage, directory: Path, command_line: str, key: Path) -> Path:
+def sign_anew(
+    stage: Stage, directory: Path, command_line: str, key: Path, name: str = "main"
+) -> Path:
     """Write a library with the demo's guest and this command line, and sign it."""
     shutil.rmtree(directory, ignore_errors=True)
     source = good_run.write_library(stage, directory, command_line)
+    with source.open("a") as file:
+        file.write(f'[library]\nname = "{name}"\n')
     stage.tandem("library", "sign", source, "--key", key)
     return directory / "library.dsse.json"
 

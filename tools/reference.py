@@ -1,4 +1,4 @@
-"""Write docs/reference from the source; with `--check` only compare."""
+"""Write docs/reference and the claims of the threat model; with `--check` only compare."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from reference_commands import commands_page
 from reference_errors import errors_page
+from reference_threats import threats_page
 from tandem.appraisal.rules import OPTIONAL, Rule
 from tandem.broker.figures import DECLARED as BROKER_METRICS
 from tandem.builder.lifecycle import markdown_rows, mermaid_lines
@@ -16,6 +17,7 @@ from tandem.manager.metrics import DECLARED as MANAGER_METRICS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 REFERENCE: Final = ROOT / "docs" / "reference"
+THREATS: Final = ROOT / "docs" / "explanation" / "threats.md"
 LIFECYCLE_HEAD: Final = """\
 # Life of a pair
 
@@ -66,6 +68,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "lifecycle.md": "\n".join(
             [LIFECYCLE_HEAD, *mermaid_lines(), "", *markdown_rows(), ""]
         ),
+        THREATS: threats_page(THREATS, ROOT / "tests" / "attacks"),
     }
 
 

@@ -19,15 +19,25 @@ from typing import Self
 
 from peers.faulty_tpm import NV_EXTEND, Fault, FaultyTpm
 from peers.shared_swtpm import SharedTpm, shared_swtpm
-from tandem.channel import expect
+from tandem.channel import Channel, expect
 from tandem.errors import Refused
+from tandem.vtpm.provisioning import EK_RSA_TEMPLATE
 from tandem.wire import tpm_commands
-from tandem.wire.manager_rpc import OpenPair, PairOpened
+from tandem.wire.manager_rpc import (
+    VTPM_ANSWERS,
+    VTPM_REQUESTS,
+    Attend,
+    Attended,
+    Hello,
+    OpenPair,
+    PairOpened,
+    Welcome,
+)
 from tandem.wire.tpm_commands import StartupType
 from tandem.wire.zygote_rpc import VtpmEnded
 from tests.attacks.tpm import Tpm, done
-from tests.integration.manager.running_manager import RunningManager, tandem, wait_until
-from tests.integration.vtpm.pair_harness import PairUnderTest, ZygoteUnderTest
+from tests.integration.manager.running_manager import SECONDS, RunningManager, tandem, wait_until
+from tests.integration.vtpm.pair_harness import PairUnderTest, ZygoteUnderTest, open_request
 
 NV_INCREMENT = 0x134  # TPM_CC (Part 2, 6.5.2)
 COUNTER = 0x01500010
@@ -54,11 +64,24 @@ def count(tpm: Tpm) -> int:
     return int.from_bytes(done(tpm, read).parameters[2 : 2 + COUNTER_SIZE])
 
 
+def endorsement_key(tpm: Tpm) -> bytes:
+    """Give the public area of the EK, as the standard template makes it of this TPM's seed."""
+    made = tpm_commands.create_primary(tpm_commands.ENDORSEMENT, EK_RSA_TEMPLATE)
+    response = done(tpm, made, with_handle=True)
+    done(tpm, tpm_commands.flush_context(response.handle))
+    return response.parameters[: 2 + int.from_bytes(response.parameters[:2])]
+
+
 class Guest:
     """A guest's own view of its vTPM."""
 
     def __init__(self, pair: PairUnderTest) -> None:
         self._pair = pair
+
+    @property
+    def pid(self) -> int:
+        """Its vTPM's process."""
+        return self._pair.pid
 
     def transceive(self, command: bytes) -> bytes:
         return self._pair.execute(command)
@@ -81,6 +104,7 @@ class AttackedHost:
         assert made.returncode == 0, made.stderr
         self.manager = RunningManager(self.host)
         self._zygote = ZygoteUnderTest()
+        self._attended = 0
 
     def __enter__(self) -> Self:
         self.manager.start()
@@ -93,9 +117,9 @@ class AttackedHost:
         shutil.rmtree(self._directory)
 
     @contextlib.contextmanager
-    def guest(self) -> Iterator[Guest]:
-        """Launch the guest, and end it; raises `Refused` as its vTPM does."""
-        pair = PairUnderTest(self._zygote, self._open_pair, self.host / "vtpm" / "web", vtpm="web")
+    def guest(self, vtpm: str = "web") -> Iterator[Guest]:
+        """Launch a guest, and end it; raises `Refused` as its vTPM does."""
+        pair = PairUnderTest(self._zygote, self._open_pair, self.host / "vtpm" / vtpm, vtpm=vtpm)
         try:
             message, _ = pair.status.receive()
             if isinstance(message, VtpmEnded):
@@ -108,6 +132,14 @@ class AttackedHost:
             pair.ended()
         finally:
             pair.close()
+
+    def key_of(self, vtpm: str) -> bytes:
+        """Have the Manager give a vTPM's key out, as at each launch of it."""
+        sock = self._open_pair(open_request(vtpm))[1]
+        with sock:
+            sock.settimeout(SECONDS)
+            channel = Channel(sock, sends=VTPM_REQUESTS, receives=VTPM_ANSWERS)
+            return channel.ask(Hello(), Welcome).key
 
     def keep(self, *names: str) -> Path:
         """Copy parts of the host's directory, as a backup or a thief does."""
@@ -131,8 +163,21 @@ class AttackedHost:
             shutil.rmtree(self.host / part.name)
             copy(part, self.host / part.name)
 
+    def take_over(self, original: AttackedHost) -> None:
+        """Have all that another host keeps on its disk, and lead it to this one's TPM."""
+        self.put_back(original.keep("manager", "vtpm"))
+        identity = self.host / "manager" / "identity.cbor"
+        content = identity.read_bytes()
+        theirs, ours = (each.tpm.ptpm.encode() for each in (original, self))
+        assert len(theirs) == len(ours)
+        assert theirs in content
+        identity.write_bytes(content.replace(theirs, ours))
+
     def _open_pair(self, asked: OpenPair) -> tuple[PairOpened, socket.socket]:
         builder = self.manager.connect()
+        if self._attended != self.manager.pid:  # its first builder says that no pair is left
+            builder.ask(Attend(), Attended)
+            self._attended = self.manager.pid
         builder.send(asked)
         message, descriptors = builder.receive_any()
         opened = expect(message, PairOpened)

@@ -1,6 +1,9 @@
 """5: an older copy of a vTPM's state comes back, and its NV counters with it.
 
-Attacker: whoever writes the host's disk.  Control: swtpm on a directory that is restored.
+Attacker: whoever writes the host's disk.
+Control: swtpm on a directory that is restored: its NV counter runs backwards.
+Shows: the older state is refused with both versions named (TDM-STATE-OLDER); the newest one goes
+on.
 """
 
 from __future__ import annotations

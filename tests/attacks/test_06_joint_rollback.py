@@ -1,7 +1,9 @@
 """6: the Manager's store and the vTPM's state come back together, and agree with each other.
 
-Attacker: whoever writes the host's disk, or restores a snapshot of it.  Control: the usual design,
-a store of digests on the same disk, as in Xen's vtpmmgr.
+Attacker: whoever writes the host's disk, or restores a snapshot of it.
+Control: the usual design, a store of digests on the same disk, as in Xen's vtpmmgr.
+Shows: the digest chain in the pTPM refuses the store, however well it agrees with the state
+(TDM-ROLLBACK-STORE).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """16: somebody on the host runs swtpm's CA by hand, and it certifies any EK that he likes.
 
-Attacker: root's helper on the host, who reads the files of a software CA.  Control: `swtpm_localca`
-and a verifier that trusts its root, as libvirt sets them up.
+Attacker: root's helper on the host, who reads the files of a software CA.
+Control: `swtpm_localca` and a verifier that trusts its root, as libvirt sets them up.
+Shows: the enrolled host's CA did not certify it: vtpm-ek-is-certified and issuing-key-is-certified
+are broken.
 """
 
 from __future__ import annotations

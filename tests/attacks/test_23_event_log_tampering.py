@@ -1,7 +1,10 @@
 """23: entries of the host's event log are dropped, reordered, or say other than was measured.
 
-Attacker: root on the host, who hands the log over.  Control: a plain swtpm that was extended with
-the true events, and a verifier that replays the digests, as many do.
+Attacker: root on the host, who hands the log over.
+Control: a plain swtpm that was extended with the true events, and a verifier that replays the
+digests, as many do.
+Shows: the log is replayed to the quoted registers and each description hashed again; the finding
+names which it is.
 """
 
 from __future__ import annotations

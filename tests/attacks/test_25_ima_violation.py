@@ -1,7 +1,10 @@
 """25: a file is changed while it is used, so the IMA list has zeros in place of its digest.
 
-Attacker: root on the measured system.  Control: a plain swtpm as its TPM, and a verifier that looks
-the digests up and passes zeros over, as there were.
+Attacker: root on the measured system.
+Control: a plain swtpm as its TPM, and a verifier that looks the digests up and passes zeros over,
+as there were.
+Shows: a violation is a finding (ima-list-has-no-violations) unless the policy allows that file by
+name; it cannot be taken out of the list.
 """
 
 from __future__ import annotations

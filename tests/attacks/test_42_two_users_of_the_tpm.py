@@ -1,7 +1,8 @@
 """42: the host races the Manager for the TPM, and the errors that follow make a fresh vTPM.
 
-Attacker: host administrator.  Control: two programs that each open one swtpm; the second gets
-nothing while the first holds it.
+Attacker: host administrator.
+Control: two programs that each open one swtpm; the second gets nothing while the first holds it.
+Shows: one owner, and an error is an error: every vTPM has the key and the state that it had.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """45: a client guesses another's handle, 0x80000000, and flushes or uses what is loaded there.
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; the first one's key is gone.
+Shows: each client has handles of its own; another's means nothing to it, and equal ones are two
+keys.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """46: a client feeds another's hash sequence, and its digest is of both (TPM 1.2's SHA1Start, R11).
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; the digest that the first gets is of what both wrote.
+Shows: a sequence is its client's alone; two side by side do not mix.
 """
 
 from __future__ import annotations

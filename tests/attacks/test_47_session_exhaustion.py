@@ -1,6 +1,9 @@
 """47: a client starts sessions until the TPM has none left for anybody.
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; after 64 sessions nobody starts one.
+Shows: a share for each client: it loses its own, or is refused more; the Manager keeps what it
+needs.
 """
 
 from __future__ import annotations

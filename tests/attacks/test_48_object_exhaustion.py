@@ -1,6 +1,8 @@
 """48: a client loads objects until the TPM has no slot left for anybody.
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; three keys fill it.
+Shows: a client fills its own share alone; the others have all of theirs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """49: a client defines NV indices until the TPM has no room for anybody's.
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; there is no room for another index.
+Shows: a client fills its own share alone, and there is room for others.
 """
 
 from __future__ import annotations

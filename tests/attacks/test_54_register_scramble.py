@@ -1,6 +1,8 @@
 """54: a client extends the host's registers, and every seal and quote over them is broken.
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; the registers that all seal to and quote are others.
+Shows: the host's registers are not a client's to extend: each one is refused, and stands.
 """
 
 from __future__ import annotations

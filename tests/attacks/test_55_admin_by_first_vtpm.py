@@ -1,8 +1,11 @@
 """55: whoever comes first becomes the administrator (R12, DESIGN section 12).
 
-Attacker: a guest.  Control: a model of Xen's vtpmmgr, which has no swtpm to stand for it: the first
-vTPM of group 0, known by nothing but its UUID, gets VTPM_FLAG_ADMIN, and vtpm-stubdom forwards the
-guest's own packets of the management command set (stubdom/vtpmmgr, vtpm_cmd_handler.c).
+Attacker: a guest.
+Control: a model of Xen's vtpmmgr, which has no swtpm to stand for it: the first vTPM of group 0,
+known by nothing but its UUID, gets VTPM_FLAG_ADMIN, and vtpm-stubdom forwards the guest's own
+packets of the management command set (stubdom/vtpmmgr, vtpm_cmd_handler.c).
+Shows: a vTPM's channel has no such message (TDM-MESSAGE-UNKNOWN), and root on the socket is nobody
+without the credential (TDM-ADMIN-NOT-SIGNED).
 """
 
 from __future__ import annotations

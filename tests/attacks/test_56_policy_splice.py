@@ -1,8 +1,11 @@
 """56: a signed policy update is spliced, or sent once more (DESIGN section 12).
 
-Attacker: whoever carries the message.  Control: a model of GroupUpdate in Xen's vtpmmgr (no swtpm
-has such a command): the PCR selections stand behind the signed bytes, and an equal sequence number
-is accepted (`old_seq > new_seq` is refused).
+Attacker: whoever carries the message.
+Control: a model of GroupUpdate in Xen's vtpmmgr (no swtpm has such a command): the PCR selections
+stand behind the signed bytes, and an equal sequence number is accepted (`old_seq > new_seq` is
+refused).
+Shows: an action is signed whole, for one connection's challenge, once (TDM-ADMIN-NOT-SIGNED,
+TDM-ADMIN-NO-CHALLENGE).
 """
 
 from __future__ import annotations

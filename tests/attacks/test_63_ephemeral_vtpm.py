@@ -1,7 +1,9 @@
 """63: a vTPM that is made anew at each boot is passed off as the persistent one of its name.
 
-Attacker: whoever manages the host.  Control: a plain swtpm on an empty directory each time, and a
-verifier that asks for a certified EK of that name, any.
+Attacker: whoever manages the host.
+Control: a plain swtpm on an empty directory each time, and a verifier that asks for a certified EK
+of that name, any.
+Shows: a policy names the EK that stays; another one breaks vtpm-is-expected, which shows both.
 """
 
 from __future__ import annotations

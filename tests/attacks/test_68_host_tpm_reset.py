@@ -1,7 +1,9 @@
 """68: the host's TPM is reset under the running host, and the log's digests are extended again.
 
-Attacker: somebody at the machine.  Control: a plain swtpm started anew, and a verifier that looks
-at registers, nonce and signature.  Who resets a TPM is not seen from afar; that it was reset is.
+Attacker: somebody at the machine.
+Control: a plain swtpm started anew, and a verifier that looks at registers, nonce and signature.
+Shows: who resets a TPM is not seen from afar; that it was reset is, and a policy may refuse it
+(ptpm-ran-forward).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """69: a vTPM that was destroyed, and so revoked, is brought back from a copy and attests on.
 
-Attacker: an operator with an old copy.  Control: a plain swtpm, its directory deleted and restored.
-What a verifier releases depends on its verdict; so the verdict must know.
+Attacker: an operator with an old copy.
+Control: a plain swtpm, its directory deleted and restored.
+Shows: what a verifier releases depends on its verdict, and the verdict knows: vtpm-is-not-revoked
+is broken.
 """
 
 from __future__ import annotations

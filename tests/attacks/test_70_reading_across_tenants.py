@@ -1,6 +1,8 @@
 """70: whoever reaches the TPM reads the host's registers, and learns who else is there.
 
-Attacker: another user of the host's TPM.  Control: two clients of one swtpm.
+Attacker: another user of the host's TPM, with all that the broker lets it ask.
+Control: two clients of one swtpm; each sees the other's handles and the host's registers.
+Shows: a client sees its own handles alone, and registers only by a right to.
 """
 
 from __future__ import annotations

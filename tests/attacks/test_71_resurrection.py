@@ -1,7 +1,9 @@
 """71: a vTPM that was destroyed comes back from a copy.
 
-Attacker: whoever writes the host's disk.  Control: the usual design, store and state removed and
-put back.
+Attacker: whoever writes the host's disk.
+Control: the usual design, store and state removed and put back.
+Shows: the host does not start on the old store (TDM-ROLLBACK-STORE); the old state alone is of no
+vTPM that there is.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def test_a_destroyed_vtpm_stays_destroyed(host: AttackedHost) -> None:
     host.manager.stop()
     kept = host.keep("manager", "vtpm")
     host.manager.start()
+    host.manager.attend()
     destroyed = tandem(host.host, "vtpm", "destroy", "web", "--key", str(host.key))
     assert destroyed.returncode == 0, destroyed.stderr
     host.manager.stop()

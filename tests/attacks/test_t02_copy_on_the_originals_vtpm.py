@@ -1,6 +1,10 @@
 """T2: a manipulated copy of a guest runs on the original's vTPM and passes for it (R4).
 
-Attacker: host administrator with a signed library of his own.  Control: plain swtpm and QEMU.
+Attacker: host administrator with a signed library of his own.
+Control: plain swtpm and QEMU; the verifier accepts the copy's quote.
+Shows: refused beside the running original (TDM-GUEST-RUNNING), and from another library
+(TDM-VTPM-OTHER-LIBRARY); by the library's own key holder it is told by PCR 17 and 18, and what was
+changed is named.
 """
 
 from __future__ import annotations

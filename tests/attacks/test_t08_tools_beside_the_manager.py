@@ -1,7 +1,9 @@
 """T8: the host's TPM tools flush, evict or use the Manager's handles, on purpose or not (R11).
 
-Attacker: host administrator, or a careless script of his.  Control: the same tools on the same
-swtpm, past the broker: the thread's conflict.
+Attacker: host administrator, or a careless script of his.
+Control: the same tools on the same swtpm, past the broker: the thread's conflict.
+Shows: the tools do their work, on handles of their own; the Manager notices nothing, and its keys
+cannot be named.
 """
 
 from __future__ import annotations

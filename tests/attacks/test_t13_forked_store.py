@@ -1,7 +1,10 @@
 """T13: a state is prepared, power fails, another one is committed, and the first is put back.
 
-Attacker: whoever writes the host's disk and can cut its power.  Control: a store whose number is
-held against a monotonic counter in a real TPM, with a step of grace for a crash between the two.
+Attacker: whoever writes the host's disk and can cut its power.
+Control: a store whose number is held against a monotonic counter in a real TPM, with a step of
+grace for a crash between the two.
+Shows: the pTPM holds the digest of the newest version and not a number alone: the fork is refused
+(TDM-ROLLBACK-STORE).
 """
 
 from __future__ import annotations

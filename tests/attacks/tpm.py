@@ -63,12 +63,17 @@ def make_primary(client: Tpm) -> int:
 
 
 def seal(
-    client: Tpm, parent: int, secret: bytes, auth: bytes = b"", attributes: int = SEALED_ATTRIBUTES
+    client: Tpm,
+    parent: int,
+    secret: bytes,
+    auth: bytes = b"",
+    attributes: int = SEALED_ATTRIBUTES,
+    policy: bytes = b"",
 ) -> tuple[bytes, bytes]:
     """Seal a secret; gives TPM2B_PRIVATE and TPM2B_PUBLIC."""
     sensitive = tpm.sized(tpm.sized(auth) + tpm.sized(secret))
     public = struct.pack(">HHI", KEYEDHASH, tpm.SHA256, attributes)
-    public += tpm.sized(b"") + tpm.ALG_NULL.to_bytes(2) + tpm.sized(b"")
+    public += tpm.sized(policy) + tpm.ALG_NULL.to_bytes(2) + tpm.sized(b"")
     fields = sensitive + tpm.sized(public) + tpm.sized(b"") + bytes(4)
     made = done(client, tpm.command(CREATE, (parent,), fields, [tpm.password()])).parameters
     private_end = 2 + int.from_bytes(made[:2])

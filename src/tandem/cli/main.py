@@ -32,6 +32,7 @@ GROUPS: Final = {  # module and help; the order is that of a first use
     "verify": ("tandem.cli.verify", "appraise evidence by a policy"),
     "broker": ("tandem.cli.broker", "say who may do what with the physical TPM"),
     "tpm": ("tandem.cli.tpm", "pass raw TPM commands to the broker (for tcti-cmd)"),
+    "attacks": ("tandem.cli.attacks", "run the attacks that Tandem must refuse, with controls"),
     "completion": ("tandem.cli.completion", "print a completion script for a shell"),
 }
 EXAMPLES: Final = """\
