@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from tandem.errors import UntrustedInput
 
 Order = Literal["big", "little"]
+READ_AGAIN: Final = "read the evidence again from its source; do not edit it"
 
 
 class Cursor:
     """A position in untrusted bytes; TPM structures are big-endian, event logs little-endian."""
 
-    def __init__(self, data: bytes, what: str, order: Order = "big") -> None:
+    def __init__(
+        self, data: bytes, what: str, order: Order = "big", hint: str = READ_AGAIN
+    ) -> None:
         self.data = data
         self.what = what
         self.order: Order = order
+        self.hint = hint
         self.offset = 0
 
     @property
@@ -30,6 +34,10 @@ class Cursor:
         start = self.offset
         self.offset += size
         return self.data[start : self.offset]
+
+    def seek(self, offset: int) -> None:
+        """Go on reading at `offset`, which the next read checks."""
+        self.offset = offset
 
     def integer(self, size: int, field: str) -> int:
         """Read an unsigned integer of `size` bytes in the cursor's byte order."""
@@ -65,6 +73,6 @@ class Cursor:
         return UntrustedInput(
             "TDM-EVIDENCE-BROKEN",
             f"{self.what}: {problem}",
-            hint="read the evidence again from its source; do not edit it",
+            hint=self.hint,
             offset=self.offset,
         )

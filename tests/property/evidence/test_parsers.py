@@ -16,6 +16,7 @@ from tandem.appraisal.enrolment import parse_challenge
 from tandem.appraisal.policy import parse_policy
 from tandem.errors import Refused, UntrustedInput
 from tandem.evidence.attest import parse_quote
+from tandem.evidence.authorizations import parse_authorizations
 from tandem.evidence.bundle import parse_evidence
 from tandem.evidence.certificate_extensions import read_extensions
 from tandem.evidence.certificate_files import der_parts, parse_certificates
@@ -64,7 +65,7 @@ def extensions(data: bytes) -> object:
 
 READERS: list[Reader] = [
     *(parse_approval, parse_approval_key, parse_approval_private_key, parse_state),
-    *(der_parts, extensions, parse_ima_log, replayed_ima),
+    *(parse_authorizations, der_parts, extensions, parse_ima_log, replayed_ima),
     *(opened, replayed, parse_certificate, parse_challenge, parse_deep_quote, parse_event_log),
     *(parse_evidence, parse_host_export, parse_launch_log, parse_manifest, parse_pair_record),
     *(parse_pem_certificate, parse_policy, parse_private_key, parse_proof, parse_public),
