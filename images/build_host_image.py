@@ -22,17 +22,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from cpio import Entry, archive, character_device, directory, file, link
 from debian import PackageError, Wanted, chosen_packages, download, unpack
 from making import make_current
+from tandem.errors import TandemError
+from tandem.images.cpio import Entry, archive, character_device, directory, file, link
+from tandem.images.tree import kernel_modules, library_entries, shell_entries
 from tandem.installation import MEASURED
-from tree import kernel_modules, library_entries, shell_entries
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / ".cache" / "host-images"
 HERE: Final = ROOT / "images"
 TANDEM: Final = ROOT / "src"
-SOURCES: Final = ("build_host_image.py", "cpio.py", "debian.py", "making.py", "tree.py")
+SOURCES: Final = ("build_host_image.py", "debian.py", "making.py")
+SHARED: Final = ROOT / "src" / "tandem" / "images"
 PACKAGES: Final = Wanted(
     with_libraries=(
         *("python3.11-minimal", "libpython3.11-stdlib", "libtpms0", "libseccomp2"),
@@ -98,6 +100,7 @@ def digest_of_inputs(packages: Mapping[str, str], *, tandem: bool = True) -> str
     pinned = {name: version(name) for name in PYTHON_PACKAGES}
     digest = hashlib.sha256(json.dumps([packages, pinned], sort_keys=True).encode())
     files = [HERE / name for name in (*SOURCES, *PLACES)]
+    files += [SHARED / "cpio.py", SHARED / "tree.py"]
     if tandem:
         files += sorted(each for each in TANDEM.rglob("*") if each.suffix in MEASURED)
     for source in files:
@@ -234,6 +237,6 @@ if __name__ == "__main__":
     os.umask(0o022)
     try:
         sys.exit(main())
-    except (PackageError, subprocess.CalledProcessError) as error:
+    except (PackageError, TandemError, subprocess.CalledProcessError) as error:
         print(f"image: {error}", file=sys.stderr)
         sys.exit(HOST_ERROR_STATUS)

@@ -18,18 +18,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from cpio import Entry, archive, character_device, directory, file, link
 from debian import PackageError, Wanted, chosen_packages, download, unpack
 from making import make_current
-from tree import kernel_modules, library_entries, loader, shell_entries
+from tandem.errors import TandemError
+from tandem.images.cpio import Entry, archive, character_device, directory, file, link
+from tandem.images.tree import kernel_modules, library_entries, loader, shell_entries
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / ".cache" / "images"
 HERE: Final = ROOT / "images"
 ATTESTER: Final = ROOT / "src" / "tandem" / "attester"
-SOURCES: Final = (
-    *("build_initramfs.py", "cpio.py", "debian.py", "guest_python.py", "making.py", "tree.py"),
-)
+SOURCES: Final = ("build_initramfs.py", "debian.py", "guest_python.py", "making.py")
+SHARED: Final = ROOT / "src" / "tandem" / "images"
 PACKAGES: Final = Wanted(
     with_libraries=("tpm2-tools", "python3.11-minimal", "libtss2-tcti-device0"),
     alone=("busybox-static", "libpython3.11-stdlib"),  # the latter for json and shutil only
@@ -46,8 +46,12 @@ MODULES: Final = (
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci",
     "drivers/char/virtio_console",
+    "drivers/block/virtio_blk",
+    "fs/efivarfs/efivarfs",
     "drivers/acpi/button",
     "drivers/input/evdev",
+    "drivers/misc/pvpanic/pvpanic",
+    "drivers/misc/pvpanic/pvpanic-mmio",
 )  # a kernel that has one built in has no file for it
 EMPTY_FOLDERS: Final = ("dev", "proc", "root", "run", "sys", "tmp", "var/log", "var/run")
 PLACES: Final = {  # of the files in guest/
@@ -70,7 +74,7 @@ def main() -> int:
 def digest_of_inputs(packages: Mapping[str, str]) -> str:
     """Give the name of the image that these packages and the present sources make."""
     digest = hashlib.sha256(json.dumps(packages, sort_keys=True).encode())
-    own = (HERE / name for name in SOURCES)
+    own = [*(HERE / name for name in SOURCES), SHARED / "cpio.py", SHARED / "tree.py"]
     for source in sorted([*own, *HERE.glob("guest/*"), *ATTESTER.glob("*.py")]):
         digest.update(source.name.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:16]
@@ -144,6 +148,6 @@ if __name__ == "__main__":
     os.umask(0o022)
     try:
         sys.exit(main())
-    except PackageError as error:
+    except (PackageError, TandemError) as error:
         print(f"image: {error}", file=sys.stderr)
         sys.exit(HOST_ERROR_STATUS)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
 import os
-import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -17,35 +16,36 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tandem.builder.inputs import InputStore, read_small
-from tandem.builder.library import KEYS, MANIFEST, MAX_KEY_FILE, Library, open_library, trusted_keys
-from tandem.cli import library_source
-from tandem.cli.output import (
-    PRIVATE,
-    add_json,
-    create_file,
-    read_file,
-    show_done,
-    write_file,
+from tandem.builder.disks import require_digest
+from tandem.builder.inputs import InputStore, opened, read_small
+from tandem.builder.library import KEYS, MANIFEST, MAX_KEY_FILE, Library, open_library, read_trust
+from tandem.cli import (
+    library_add,
+    library_build,
+    library_diff,
+    library_forget,
+    library_predict,
+    library_sign,
+    library_source,
+    library_trust,
 )
-from tandem.errors import Refused, UsageError
-from tandem.evidence.envelope import (
-    PublicKey,
-    key_id,
-    parse_private_key,
-    parse_public_key,
-    seal_envelope,
-)
-from tandem.evidence.manifest import PAYLOAD_TYPE, GuestEntry, parse_manifest
+from tandem.cli.library_sign import SOURCE
+from tandem.cli.output import PRIVATE, add_json, create_file, show_done
+from tandem.evidence.envelope import key_id, parse_public_key
+from tandem.evidence.guest_entry import GuestEntry
+from tandem.evidence.manifest import TIME_FORMAT, Manifest, OnceEntry
 from tandem.settings import HostPaths
 
-SOURCE: Final = "library.toml"
 EXAMPLES: Final = """\
 examples:
   tandem library init                      write a source, then edit it
   tandem library keygen -o library.key
+  tandem library trust library.key.pub     what it signs, this host builds
+  tandem library add web --kernel vmlinuz --initrd initramfs.cpio --memory-mib 512
+  tandem library build debian web          a guest of Debian's packages, protected by dm-verity
+  tandem library diff                      what signing would change
   tandem library sign --key library.key    after each change
-  tandem library verify && tandem library show
+  tandem library verify && tandem library list
 """
 Commands = argparse._SubParsersAction
 
@@ -65,13 +65,13 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     keygen.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="the private key's file"
     )
-    sign = _verb(verbs, "sign", run_sign, "digest every file and sign the library")
-    sign.add_argument("source", nargs="?", type=Path, help="the source (TOML)")
-    sign.add_argument("--key", type=Path, required=True, help="private key (PEM)")
-    sign.add_argument("--version", type=int, help="default: one more than the last")
+    library_add.declare(verbs)
+    library_sign.declare(verbs)
+    library_trust.declare(verbs)
     for name, run, words in (
-        ("verify", run_verify, "check signature and every file"),
-        ("show", run_show, "show what is in the library"),
+        ("verify", run_verify, "check signatures, time and every file"),
+        ("list", run_list, "list what is in the library"),
+        ("show", run_show, "show every file of the library and who signed it"),
     ):
         reading = _verb(verbs, name, run, words)
         reading.add_argument("manifest", nargs="?", type=Path, help=f"a signed {MANIFEST}")
@@ -79,6 +79,10 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
             "--library-key", type=Path, action="append", default=[], metavar="PUB",
             help="public key to trust beside the host's",
         )  # fmt: skip
+    library_diff.declare(verbs)
+    library_forget.declare(verbs)
+    library_predict.declare(verbs)
+    library_build.declare(verbs)
 
 
 def run_init(args: argparse.Namespace) -> int:
@@ -104,52 +108,44 @@ def run_keygen(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_sign(args: argparse.Namespace) -> int:
-    """Digest the files that the source names, and sign; the version always rises."""
-    source = (args.source or _library(args) / SOURCE).absolute()
-    key = parse_private_key(read_small(args.key.absolute(), MAX_KEY_FILE))
-    target = source.parent / MANIFEST
-    last = _last_version(target, [key.public_key(), *trusted_keys(_library(args) / KEYS)])
-    version = last + 1 if args.version is None else args.version
-    if version <= last:
-        raise Refused(
-            "TDM-LIBRARY-VERSION",
-            f"version {version} does not rise above {last}, the last one signed",
-            hint="leave --version out",
-        )
-    document = library_source.manifest(_read_source(source), source.parent, version)
-    payload = json.dumps(document, indent=1, sort_keys=True).encode("ascii")
-    manifest = parse_manifest(payload)
-    write_file(str(target), seal_envelope(payload, PAYLOAD_TYPE, key), "library")
-    record = {
-        "manifest": str(target),
-        "version": version,
-        "key_id": key_id(key.public_key()),
-        "sha256": manifest.digest.hex(),
-        "entries": sorted(manifest.entries),
-    }
-    names = ", ".join(sorted(manifest.entries))
-    show_done(args, record, f"signed version {version} of {target}: {names}")
-    return 0
-
-
 def run_verify(args: argparse.Namespace) -> int:
     """Check the signature and compare every file."""
     library = _open(args)
+    library.manifest.require_current(datetime.datetime.now(datetime.UTC))
     inputs, checked = InputStore(max_kept=0), 0
     for entry in library.manifest.entries.values():
         for file in entry.files:
             os.close(inputs.open(library.directory, file).descriptor)
             checked += 1
+        for disk in entry.disks if isinstance(entry, GuestEntry) else ():
+            with opened(library.directory, disk.path) as descriptor:
+                if disk.digest is not None:  # else dm-verity says what is in it, or nothing does
+                    require_digest(descriptor, disk, disk.digest)
     inputs.close()
-    record = {"version": library.manifest.version, "files": checked, "key_ids": library.key_ids}
-    show_done(args, record, f"version {library.manifest.version} is signed, {checked} files agree")
+    manifest = library.manifest
+    record = _heading(library) | {"files": checked}
+    text = f"version {manifest.version} is signed, {checked} files agree; {_time_left(manifest)}"
+    show_done(args, record, text)
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """List the entries, one line each; also of a library that others have to sign, too."""
+    library = _open(args, complete=False)
+    rows = [_row(name, entry) for name, entry in library.manifest.entries.items()]
+    table = [("ENTRY", "KIND", "GROUP", "VTPM", "SIZE"), *(tuple(row.values()) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [_summary(library)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    show_done(args, _heading(library) | {"entries": rows}, "\n".join(lines))
     return 0
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Show entries and who signed them."""
-    library = _open(args)
+    """Show entries and who signed them; also where others have to sign, too."""
+    library = _open(args, complete=False)
     manifest = library.manifest
     entries = {
         name: {
@@ -158,36 +154,76 @@ def run_show(args: argparse.Namespace) -> int:
         }
         for name, entry in manifest.entries.items()
     }
-    lines = [f"version {manifest.version}, signed by {', '.join(library.key_ids)}"]
+    lines = [_summary(library)]
     for name, entry in manifest.entries.items():
         lines.append(f"{name}: {entries[name]['kind']}")
         lines += [f"  {file.sha256.hex()[:16]}...  {file.path}" for file in entry.files]
-        if entry.command_line is not None:
-            lines.append(f"  command line: {entry.command_line}")
-    record = {"version": manifest.version, "key_ids": library.key_ids, "entries": entries}
-    show_done(args, record, "\n".join(lines))
+        command_line = _command_line(entry)
+        if command_line is not None:
+            lines.append(f"  command line: {command_line}")
+    show_done(args, _heading(library) | {"entries": entries}, "\n".join(lines))
     return 0
 
 
-def _open(args: argparse.Namespace) -> Library:
+def _row(name: str, entry: GuestEntry | OnceEntry) -> dict[str, str]:
+    size = sum(file.size for file in entry.files) / (1 << 20)
+    kind, vtpm = "build-once", ""
+    if isinstance(entry, GuestEntry):
+        kind, vtpm = "on-request", "ephemeral" if entry.ephemeral else "persistent"
+    return {
+        "entry": name,
+        "kind": kind,
+        "group": entry.group,
+        "vtpm": vtpm,
+        "size": f"{size:.1f} MiB",
+    }
+
+
+def _command_line(entry: GuestEntry | OnceEntry) -> str | None:
+    return entry.boot.command_line if isinstance(entry, GuestEntry) else entry.command_line
+
+
+def _heading(library: Library) -> dict[str, object]:
+    """Give what concerns the library as a whole, for `--json`."""
+    manifest = library.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "expires": manifest.expires.isoformat() if manifest.expires else None,
+        "key_ids": library.key_ids,
+        "complete": manifest.signers.are_met_by(library.key_ids),
+        "signers": {
+            "key_ids": manifest.signers.key_ids,
+            "threshold": manifest.signers.threshold,
+        },
+    }
+
+
+def _summary(library: Library) -> str:
+    manifest = library.manifest
+    complete = manifest.signers.are_met_by(library.key_ids)
+    more = "" if complete else ": too few, see `tandem library countersign`"
+    return (
+        f"library {manifest.name}, version {manifest.version}, {_time_left(manifest)}\n"
+        f"signed by {', '.join(library.key_ids)}{more}\n"
+        f"the next version takes {manifest.signers}\n"
+    )
+
+
+def _time_left(manifest: Manifest) -> str:
+    if manifest.expires is None:
+        return "does not expire"
+    left = manifest.expires - datetime.datetime.now(datetime.UTC)
+    days = f"in {left.days} days" if left.days >= 0 else "which is over"
+    return f"expires at {manifest.expires:{TIME_FORMAT}}, {days}"
+
+
+def _open(args: argparse.Namespace, *, complete: bool = True) -> Library:
     path = (args.manifest or _library(args) / MANIFEST).absolute()
     given = [parse_public_key(read_small(key.absolute(), MAX_KEY_FILE))
              for key in args.library_key]  # fmt: skip
-    return open_library(path, [*given, *trusted_keys(_library(args) / KEYS)])
-
-
-def _last_version(target: Path, keys: list[PublicKey]) -> int:
-    """Give the version that is signed already, 0 for none."""
-    return open_library(target, keys).manifest.version if target.exists() else 0
-
-
-def _read_source(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_file(str(path), "library source").decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(
-            "TDM-LIBRARY-SOURCE-BAD", f"{str(path)!a}: {error}", hint="correct the file, which is TOML"
-        ) from error
+    trust = read_trust(_library(args) / KEYS).beside(given)
+    return open_library(path, trust, complete=complete)
 
 
 def _library(args: argparse.Namespace) -> Path:

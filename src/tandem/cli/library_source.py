@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import stat
-from pathlib import Path
 from typing import Any, Final
 
-from tandem.builder.inputs import digest
 from tandem.builder.running_host import running_build_id
-from tandem.errors import HostError, UsageError
-from tandem.evidence.manifest import FORMAT
-from tandem.hypervisor.qemu_args import LOADED_ROMS
+from tandem.cli.library_files import BLOBS, LibraryFiles
+from tandem.cli.library_terms import TEMPLATE as TERMS
+from tandem.cli.library_variables import REMOVABLE, take_variables
+from tandem.errors import HostError
+from tandem.evidence.guest_entry import MAX_DISKS
+from tandem.evidence.manifest import FORMAT, MAX_FILES
+from tandem.evidence.strict_json import Place
+from tandem.hypervisor.qemu_args import loaded_roms
 
 ROMS: Final = "/usr/share/qemu"
 FIRMWARE: Final = "/usr/share/seabios/bios-256k.bin"
-BLOBS: Final = "blobs"
 RUNNING: Final = "running"
+OVMF: Final = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+OVMF_SECURE: Final = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+OVMF_VARIABLES: Final = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+OVMF_VARIABLES_MS: Final = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"  # with Microsoft's keys
+DIRECT: Final[dict[str, Any]] = {"firmware": FIRMWARE, "platform_auth": "firmware"}
+UEFI: Final[dict[str, Any]] = {"keep_variables": False, "secure_boot": False}
+BOOT: Final = (  # keys of an entry that say how it boots
+    *("kernel", "initrd", "command_line", "firmware", "roms", "platform_auth"),
+    *("variables", "keep_variables", "secure_boot"),
+)
+FILES: Final = ("kernel", "initrd", "firmware", "roms", "files")
 MACHINE: Final = {"type": "q35", "cpu": "max", "cpus": 1, "memory_mib": 256}
 TEMPLATE: Final = f"""\
 # The library of domains: what this host may build, and nothing else.
 # Sign it after each change:  tandem library sign --key KEY
 # Paths are relative to this file; a file from elsewhere is copied below {BLOBS}/.
 
+{TERMS}
 [entries.demo]
 kind = "on-request"            # a guest, built with a vTPM of its own on each start
 # vtpm = "persistent"          # keeps keys and NV over launches; "ephemeral": new each time
@@ -33,13 +43,32 @@ kernel = "/boot/vmlinuz"
 initrd = "initramfs.cpio"
 command_line = "console=ttyS0 quiet"
 # firmware = "{FIRMWARE}"
-# roms = [{", ".join(f'"{ROMS}/{name}"' for name in LOADED_ROMS)}]
+# roms = [{", ".join(f'"{ROMS}/{name}"' for name in loaded_roms(kernel=True))}]
+# platform_auth = "firmware"     # "vtpm" for firmware that leaves the TPM alone
+# lockout_auth = "guest"         # "strict": set before its system runs, and known to nobody
+# debugger = false               # true: root here may read and change the guest; verifiers see it
 
 [entries.demo.machine]
 # type = "q35"
 # cpu = "max"
 cpus = 1
 memory_mib = 256
+
+# A guest with UEFI firmware, which boots from a disk:
+# [entries.uefi]
+# boot = "uefi"
+# secure_boot = true             # with the keys in the store of variables
+# variables = "{OVMF_VARIABLES_MS}"
+# keep_variables = false         # true: the guest's own from its first launch on
+# boot_entries = ['{REMOVABLE}']  # preset in the variables, tried in this order
+# [[entries.uefi.disks]]
+# id = "system"
+# kind = "image"                 # measured as a whole, read-only; "verity": what its root hash
+# path = "system.raw"            # vouches for; "data": nothing, read and written
+# [[entries.uefi.disks]]
+# id = "scratch"
+# kind = "data"
+# path = "scratch.raw"
 
 # A part of the host itself, checked before each start:
 # [entries.manager]
@@ -60,44 +89,80 @@ memory_mib = 256
 """
 
 
-def manifest(source: dict[str, Any], directory: Path, version: int) -> dict[str, Any]:
-    """Give the manifest's document; what is wrong in it is for `parse_manifest` to say."""
-    unknown = sorted(source.keys() - {"entries"})
-    entries = source.get("entries")
-    if unknown or not isinstance(entries, dict):
-        raise UsageError(
-            "TDM-LIBRARY-SOURCE-BAD",
-            f"the source has {unknown[0]!a}" if unknown else "the source has no [entries.NAME]",
-            hint="see `tandem library init` for a source to start from",
-        )
+def manifest(source: Place, files: LibraryFiles, version: int) -> dict[str, object]:
+    """Give the manifest's entries and version; what else is wrong is for `parse_manifest` to say.
+
+    A path that is none, or names no file to be had, is refused with its place in the source.
+    """
+    entries = source.fields(("entries",))["entries"].typed(dict)
+    below = source.at(entries, "entries")
     return {
         "format": FORMAT,
         "version": version,
-        "entries": {name: _entry(entry, directory) for name, entry in entries.items()},
+        "entries": {name: _entry(below.at(entry, name), files) for name, entry in entries.items()},
     }
 
 
-def _entry(entry: Any, directory: Path) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    done = dict(entry)
+def _entry(place: Place, files: LibraryFiles) -> dict[str, Any]:
+    done = dict(place.typed(dict))
     if done.setdefault("kind", "on-request") == "on-request":
-        done = {
-            "hypervisor": "qemu",
-            "group": "default",
-            "vtpm": "persistent",
-            "firmware": FIRMWARE,
-            "roms": [f"{ROMS}/{name}" for name in LOADED_ROMS],
-            **done,
-        }
-        if isinstance(done.setdefault("machine", {}), dict):
-            done["machine"] = {**MACHINE, **done["machine"]}
+        return _guest(place.replaced(done), files)
     if done.get("build_id") == RUNNING:
         done["build_id"] = _running_build_id()
-    for key in ("kernel", "initrd", "firmware", "roms", "files"):
-        if key in done:
-            done[key] = _files(done[key], directory)
+    return _with_files(place, done, files)
+
+
+def _guest(place: Place, files: LibraryFiles) -> dict[str, Any]:
+    """Fill in what a guest has unless its entry says otherwise, and put together how it boots."""
+    done = {
+        "hypervisor": "qemu",
+        "group": "default",
+        "vtpm": "persistent",
+        "disks": [],
+        **place.typed(dict),
+    }
+    method = done.pop("boot", "direct")
+    known = DIRECT if method == "direct" else UEFI
+    kernel = "kernel" in done
+    boot = {"method": method, **known, **{key: done.pop(key) for key in BOOT if key in done}}
+    if method == "uefi":
+        secure = boot["secure_boot"] is True
+        boot.setdefault("firmware", OVMF_SECURE if secure else OVMF)
+        boot.setdefault("variables", OVMF_VARIABLES_MS if secure else OVMF_VARIABLES)
+        programs = place.at(done.pop("boot_entries", [] if kernel else [REMOVABLE]), "boot_entries")
+        variables = place.at(boot["variables"], "variables")
+        boot["variables"] = take_variables(variables, programs, files)
+    boot.setdefault("roms", [f"{ROMS}/{name}" for name in loaded_roms(kernel=kernel)])
+    done["boot"] = _with_files(place, boot, files)
+    if isinstance(done["disks"], list):
+        disks = place.at(done["disks"], "disks")
+        done["disks"] = [_disk(each, files) for each in disks.items(MAX_DISKS)]
+    if isinstance(done.setdefault("machine", {}), dict):
+        done["machine"] = {**MACHINE, **done["machine"]}
     return done
+
+
+def _disk(place: Place, files: LibraryFiles) -> dict[str, Any]:
+    """Digest the file of a disk whose whole content is measured."""
+    disk = place.typed(dict)
+    if disk.get("kind") != "image" or "path" not in disk:
+        return disk
+    rest = {key: value for key, value in disk.items() if key != "path"}
+    return {**rest, "file": files.take(place.at(disk["path"], "path"))}
+
+
+def _with_files(place: Place, fields: dict[str, Any], files: LibraryFiles) -> dict[str, Any]:
+    """Put the files themselves in place of their paths."""
+    return {
+        key: _files(place.at(value, key), files) if key in FILES else value
+        for key, value in fields.items()
+    }
+
+
+def _files(place: Place, files: LibraryFiles) -> object:
+    if isinstance(place.value, list):
+        return [files.take(each) for each in place.items(MAX_FILES)]
+    return files.take(place)
 
 
 def _running_build_id() -> str:
@@ -109,42 +174,3 @@ def _running_build_id() -> str:
             hint="write the build id of the host's kernel into the source, in hexadecimal",
         )
     return found.hex()
-
-
-def _files(value: Any, directory: Path) -> Any:
-    if isinstance(value, list):
-        return [_files(each, directory) for each in value]
-    return _file(directory / value, directory) if isinstance(value, str) else value
-
-
-def _file(path: Path, directory: Path) -> dict[str, object]:
-    """Digest a file; one from outside of the directory is copied into it first."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a plain file")
-            blob = digest(descriptor)
-        finally:
-            os.close(descriptor)
-        inside = path.resolve().is_relative_to(directory.resolve())
-        if not inside:
-            copy = directory / BLOBS / blob.sha256.hex()[:16] / path.name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            path = copy
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise HostError(
-            "TDM-LIBRARY-FILE",
-            f"cannot take {str(path)!r} into the library: {reason}",
-            hint="correct the path in the source, install the package that has the file, or make "
-            "room below the library",
-        ) from error
-    return {
-        "path": str((path.resolve() if inside else path).relative_to(
-            directory.resolve() if inside else directory)),
-        "size": blob.size,
-        "sha256": blob.sha256.hex(),
-        "sha384": blob.sha384.hex(),
-    }  # fmt: skip

@@ -30,7 +30,7 @@ _CODE: Final = "TDM-ENVELOPE-BAD"
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A payload whose signatures hold, and the ids of the keys that made them, sorted."""
+    """A payload whose signatures hold, and the ids of all trusted keys that made one, sorted."""
 
     payload: bytes
     key_ids: tuple[str, ...]
@@ -49,22 +49,33 @@ def open_envelope(
             offset=0,
         )
     known = {key_id(key): SSlibKey.from_crypto(key) for key in keys}
-    try:
-        accepted = envelope.verify(list(known.values()), threshold)
-    except (VerificationError, ValueError):
+    signed = [name for name, key in known.items() if _verifies(envelope, key)]
+    if not 1 <= threshold <= len(signed):
         raise Refused(
             "TDM-ENVELOPE-NOT-SIGNED",
             f"signed envelope: fewer than {threshold} of the {len(known)} trusted keys signed it",
             hint="sign it with a trusted key, or trust the key that signed it",
-        ) from None
-    return Opened(payload=envelope.payload, key_ids=tuple(sorted(accepted)))
+        )
+    return Opened(payload=envelope.payload, key_ids=tuple(sorted(signed)))
 
 
-def seal_envelope(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
-    """Sign `payload` and give the envelope's JSON."""
-    envelope = Envelope(payload, payload_type, {})
-    envelope.sign(CryptoSigner(key))
-    return json.dumps(envelope.to_dict(), indent=1).encode("ascii") + b"\n"
+def seal_envelope(payload: bytes, payload_type: str, *keys: PrivateKey) -> bytes:
+    """Sign `payload` with each key and give the envelope's JSON."""
+    return _signed(Envelope(payload, payload_type, {}), keys)
+
+
+def add_signature(data: bytes, key: PrivateKey) -> bytes:
+    """Sign what an envelope holds with one more key; an older signature by it is replaced."""
+    return _signed(_parse(data), [key])
+
+
+def peek(data: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """Give an envelope's payload and the key ids that it names, none of them verified.
+
+    To tell somebody about an envelope, never to act on it.
+    """
+    envelope = _parse(data)
+    return envelope.payload, tuple(sorted(envelope.signatures))
 
 
 def key_id(key: PublicKey) -> str:
@@ -92,6 +103,20 @@ def parse_private_key(pem: bytes) -> PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise _not_a_key("private")
     return key
+
+
+def _verifies(envelope: Envelope, key: SSlibKey) -> bool:
+    """Whether a key signed; asked one by one, since `verify` stops when it has enough."""
+    try:
+        return bool(envelope.verify([key], 1))
+    except VerificationError:
+        return False
+
+
+def _signed(envelope: Envelope, keys: Sequence[PrivateKey]) -> bytes:
+    for key in keys:
+        envelope.sign(CryptoSigner(key))
+    return json.dumps(envelope.to_dict(), indent=1).encode("ascii") + b"\n"
 
 
 def _parse(data: bytes) -> Envelope:

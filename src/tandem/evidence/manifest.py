@@ -6,83 +6,30 @@ the design: `on-request` is a guest that gets a vTPM, `build-once` a part of the
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from tandem.evidence.launch import Blob
+from tandem.errors import Refused
+from tandem.evidence.guest_entry import MAX_COMMAND_LINE, GuestEntry, read_guest_entry
+from tandem.evidence.manifest_file import ManifestFile, read_manifest_file
+from tandem.evidence.signers import Signers, read_signers
 from tandem.evidence.strict_json import Place, parse_json
-from tandem.values import SHA256_SIZE, SHA384_SIZE
 
 Value = TypeVar("Value")
 PAYLOAD_TYPE: Final = "application/vnd.tandem.library+json"
 FORMAT: Final = "tandem-library-1"
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 MAX_MANIFEST: Final = 2 * 1024 * 1024
 MAX_VERSION: Final = (1 << 63) - 1
-MAX_ROMS: Final = 16
 MAX_FILES: Final = 256
-MAX_FILE_SIZE: Final = 1 << 40
-MAX_COMMAND_LINE: Final = 2047  # COMMAND_LINE_SIZE of Linux on x86, less its end
-MAX_MEMORY_MIB: Final = 4 * 1024 * 1024
 MAX_BUILD_ID: Final = 64
 MAX_FIRMWARE: Final = 256
-MAX_CPUS: Final = 255  # q35 without an interrupt remapper
-_CPU: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,+=-]{0,127}")
-_GUEST_KEYS: Final = (
-    *("kind", "hypervisor", "group", "vtpm", "kernel", "initrd", "command_line"),
-    *("firmware", "roms", "machine"),
-)
 _HOST_KEYS: Final = (
     *("group", "kernel", "initrd", "build_id", "command_line", "firmware_version"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManifestFile:
-    """A file of the library: where it is (relative to the manifest) and what it must be."""
-
-    path: str
-    size: int
-    sha256: bytes
-    sha384: bytes
-
-    @property
-    def blob(self) -> Blob:
-        """What a launch measures of the file: everything but its path."""
-        return Blob(size=self.size, sha256=self.sha256, sha384=self.sha384)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The virtual machine that an entry asks for."""
-
-    type: str
-    cpu: str
-    cpus: int
-    memory_mib: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuestEntry:
-    """An `on-request` entry: everything that a guest is built from."""
-
-    name: str
-    hypervisor: str
-    group: str
-    ephemeral: bool
-    kernel: ManifestFile
-    initrd: ManifestFile
-    firmware: ManifestFile
-    roms: tuple[ManifestFile, ...]
-    command_line: str
-    machine: Machine
-
-    @property
-    def files(self) -> tuple[ManifestFile, ...]:
-        """Every input that the builder opens."""
-        return (self.firmware, self.kernel, self.initrd, *self.roms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,44 +59,70 @@ class OnceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A library; `digest` is the SHA-256 of the payload that was signed."""
+    """A library; `digest` is the SHA-256 of the payload that was signed.
 
+    `signers` may sign what comes after this version: see ADR 0017.
+    """
+
+    name: str
     version: int
+    expires: datetime.datetime | None
+    signers: Signers
     entries: Mapping[str, GuestEntry | OnceEntry]
     digest: bytes
 
+    def require_current(self, now: datetime.datetime) -> None:
+        """Refuse a library whose time is over: who holds back newer ones gains that time only."""
+        if self.expires is not None and now >= self.expires:
+            raise Refused(
+                "TDM-LIBRARY-EXPIRED",
+                f"version {self.version} of library {self.name} expired at "
+                f"{self.expires:{TIME_FORMAT}}",
+                hint="sign a newer version with `tandem library sign`; what runs goes on",
+            )
 
-def parse_manifest(payload: bytes) -> Manifest:
-    """Read a manifest, or refuse it and name the place that is wrong."""
-    root = parse_json(payload, "library manifest", "TDM-MANIFEST-BAD", MAX_MANIFEST)
-    fields = root.fields(("format", "version", "entries"))
+    def require_signed_by(self, key_ids: Collection[str]) -> None:
+        """Refuse a library that too few of the keys signed which it names itself."""
+        if not self.signers.are_met_by(key_ids):
+            raise Refused(
+                "TDM-LIBRARY-SIGNATURES",
+                f"version {self.version} of library {self.name} takes {self.signers}; of these, "
+                f"{len(set(key_ids) & set(self.signers.key_ids))} that are trusted here signed it",
+                hint="have more of them sign it with `tandem library countersign`, and trust the "
+                "keys that did",
+            )
+
+
+def parse_manifest(payload: bytes, what: str = "library manifest") -> Manifest:
+    """Read a manifest, or refuse it and name the place that is wrong in `what`."""
+    root = parse_json(payload, what, "TDM-MANIFEST-BAD", MAX_MANIFEST)
+    fields = root.fields(("format", "name", "version", "signers", "entries"), ("expires",))
     fields["format"].one_of(FORMAT)
     return Manifest(
+        name=fields["name"].name(),
         version=fields["version"].integer(1, MAX_VERSION),
+        expires=_given(fields, "expires", _time, None),
+        signers=read_signers(fields["signers"]),
         entries={name: _entry(name, place) for name, place in fields["entries"].members()},
         digest=hashlib.sha256(payload).digest(),
     )
 
 
+def _time(place: Place) -> datetime.datetime:
+    """Read a moment in UTC (RFC 3339, whole seconds), written in the one way that there is."""
+    text = place.text(len("2026-01-31T12:00:00Z"))
+    try:
+        moment = datetime.datetime.strptime(text, TIME_FORMAT).replace(tzinfo=datetime.UTC)
+    except ValueError:
+        moment = None
+    if moment is None or f"{moment:{TIME_FORMAT}}" != text:
+        place.refuse("not a time as 2026-01-31T12:00:00Z")
+    return moment
+
+
 def _entry(name: str, place: Place) -> GuestEntry | OnceEntry:
     kind = place.at(place.typed(dict).get("kind"), "kind").one_of("on-request", "build-once")
-    return _guest(name, place) if kind == "on-request" else _once(name, place)
-
-
-def _guest(name: str, place: Place) -> GuestEntry:
-    fields = place.fields(_GUEST_KEYS)
-    return GuestEntry(
-        name=name,
-        hypervisor=fields["hypervisor"].one_of("qemu"),
-        group=fields["group"].name(),
-        ephemeral=fields["vtpm"].one_of("persistent", "ephemeral") == "ephemeral",
-        kernel=_file(fields["kernel"]),
-        initrd=_file(fields["initrd"]),
-        firmware=_file(fields["firmware"]),
-        roms=tuple(_file(each) for each in fields["roms"].items(MAX_ROMS)),
-        command_line=fields["command_line"].text(MAX_COMMAND_LINE),
-        machine=_machine(fields["machine"]),
-    )
+    return read_guest_entry(name, place) if kind == "on-request" else _once(name, place)
 
 
 def _once(name: str, place: Place) -> OnceEntry:
@@ -162,8 +135,8 @@ def _once(name: str, place: Place) -> OnceEntry:
         description=_given(fields, "description", lambda each: each.text(1024), ""),
         others=_given(fields, "files", _files, ()),
         group=_given(fields, "group", Place.name, "default"),
-        kernel=_given(fields, "kernel", _file, None),
-        initrd=_given(fields, "initrd", _file, None),
+        kernel=_given(fields, "kernel", read_manifest_file, None),
+        initrd=_given(fields, "initrd", read_manifest_file, None),
         build_id=_given(fields, "build_id", lambda e: e.some_hexadecimal(MAX_BUILD_ID), None),
         command_line=_given(fields, "command_line", lambda e: e.text(MAX_COMMAND_LINE), None),
         firmware_version=_given(fields, "firmware_version", lambda e: e.text(MAX_FIRMWARE), None),
@@ -178,34 +151,4 @@ def _given(
 
 
 def _files(place: Place) -> tuple[ManifestFile, ...]:
-    return tuple(_file(each) for each in place.items(MAX_FILES))
-
-
-def _machine(place: Place) -> Machine:
-    fields = place.fields(("type", "cpu", "cpus", "memory_mib"))
-    cpu = fields["cpu"].text()
-    if not _CPU.fullmatch(cpu):
-        fields["cpu"].refuse("not a CPU model with options")
-    return Machine(
-        type=fields["type"].one_of("q35"),
-        cpu=cpu,
-        cpus=fields["cpus"].integer(1, MAX_CPUS),
-        memory_mib=fields["memory_mib"].integer(16, MAX_MEMORY_MIB),
-    )
-
-
-def _file(place: Place) -> ManifestFile:
-    fields = place.fields(("path", "size", "sha256", "sha384"))
-    return ManifestFile(
-        path=_relative_path(fields["path"]),
-        size=fields["size"].integer(1, MAX_FILE_SIZE),
-        sha256=fields["sha256"].hexadecimal(SHA256_SIZE),
-        sha384=fields["sha384"].hexadecimal(SHA384_SIZE),
-    )
-
-
-def _relative_path(place: Place) -> str:
-    path = place.text(1024)
-    if not path or any(part in ("", ".", "..") for part in path.split("/")):
-        place.refuse("not a plain path below the manifest's directory")
-    return path
+    return tuple(read_manifest_file(each) for each in place.items(MAX_FILES))

@@ -10,7 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tandem.evidence.envelope import PrivateKey, seal_envelope
+from tandem.builder.library import Trust
+from tandem.evidence.envelope import PrivateKey, key_id, seal_envelope
 from tandem.evidence.manifest import FORMAT, PAYLOAD_TYPE
 
 BZIMAGE = bytes(0x202) + b"HdrS" + bytes(512)
@@ -42,16 +43,22 @@ def file(directory: Path, name: str) -> dict[str, Any]:
 
 
 def guest(directory: Path, **changes: Any) -> dict[str, Any]:
-    entry = {
-        "kind": "on-request",
-        "hypervisor": "qemu",
-        "group": "default",
-        "vtpm": "persistent",
+    boot = {
+        "method": "direct",
         "kernel": file(directory, "kernel"),
         "initrd": file(directory, "initrd"),
         "firmware": file(directory, "firmware"),
         "roms": [file(directory, name) for name in ("kvmvapic.bin", "linuxboot_dma.bin")],
         "command_line": "console=ttyS0 quiet",
+        "platform_auth": "firmware",
+    }
+    entry = {
+        "kind": "on-request",
+        "hypervisor": "qemu",
+        "group": "default",
+        "vtpm": "persistent",
+        "boot": boot | {key: changes.pop(key) for key in list(changes) if key in boot},
+        "disks": [],
         "machine": {"type": "q35", "cpu": "max", "cpus": 1, "memory_mib": 256},
     }
     return entry | changes
@@ -62,8 +69,20 @@ def write_files(directory: Path) -> None:
         (directory / name).write_bytes(content)
 
 
-def sign(directory: Path, key: PrivateKey, entries: dict[str, Any], version: int = 1) -> Path:
-    document = {"format": FORMAT, "version": version, "entries": entries}
+def trust(*keys: PrivateKey, threshold: int = 1) -> Trust:
+    return Trust(keys=tuple(key.public_key() for key in keys), threshold=threshold)
+
+
+def sign(
+    directory: Path, key: PrivateKey, entries: dict[str, Any], version: int = 1, **changes: Any
+) -> Path:
+    document = {
+        "format": FORMAT,
+        "name": "main",
+        "version": version,
+        "signers": {"key_ids": [key_id(key.public_key())], "threshold": 1},
+        "entries": entries,
+    }
     path = directory / "library.dsse.json"
-    path.write_bytes(seal_envelope(json.dumps(document).encode(), PAYLOAD_TYPE, key))
+    path.write_bytes(seal_envelope(json.dumps(document | changes).encode(), PAYLOAD_TYPE, key))
     return path

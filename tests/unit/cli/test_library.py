@@ -61,6 +61,24 @@ def test_what_was_signed_verifies(directory: Path, capsys: pytest.CaptureFixture
     assert [path.name for path in directory.glob("blobs/*/*")] == ["initrd"]
 
 
+def test_a_disk_that_the_kernel_does_not_vouch_for_does_not_verify(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a signed library with a disk by its fs-verity digest, on a file that has none
+    (directory / "root.img").write_bytes(b"anything")
+    with (directory / "library.toml").open("a") as source:
+        source.write(
+            '\n[[entries.web.disks]]\nid = "root"\nkind = "fs-verity"\npath = "root.img"\n'
+            f'digest = "{"ab" * 32}"\n'
+        )
+    assert sign(directory) == 0
+    # When it is verified
+    status = library(directory, "verify", "--json")
+    # Then it is not said to agree: a start would be refused
+    assert status == 3
+    assert json.loads(capsys.readouterr().err)["code"] == "TDM-DISK-NO-FSVERITY"
+
+
 def test_a_changed_file_does_not_verify(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

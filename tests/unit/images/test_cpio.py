@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from cpio import archive, character_device, directory, file, link
+from tandem.images.cpio import archive, character_device, directory, file, link
 
 
 def test_the_same_entries_in_any_order_give_the_same_bytes() -> None:

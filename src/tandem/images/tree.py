@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from cpio import Entry, file, link
-from debian import PackageError
+from tandem.errors import HostError
+from tandem.images.cpio import Entry, file, link
 
 LIBRARIES: Final = "lib/x86_64-linux-gnu"
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
@@ -20,7 +20,9 @@ def shell_entries(tree: Path) -> Iterator[Entry]:
     """Give busybox under every name that it answers to."""
     busybox = tree / "bin" / "busybox"
     yield file("bin/busybox", busybox.read_bytes(), executable=True)
-    names = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    names = subprocess.run(  # noqa: S603 - of a package that apt has checked
+        [busybox, "--list"], capture_output=True, text=True, check=True
+    )
     for name in names.stdout.split():
         if name != "busybox":
             yield link(f"bin/{name}", "busybox")
@@ -33,8 +35,10 @@ def library_entries(
     needed = set(loaded_later)
     for binary in [*binaries, *(library_path(tree, name) for name in loaded_later)]:
         command = [*loader(tree), "--list", binary]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        needed |= set(re.findall(r"^\s*([^/\s]+) => ", listed, re.MULTILINE))
+        done = subprocess.run(  # noqa: S603 - the tree's own loader
+            command, capture_output=True, text=True, check=True
+        )
+        needed |= set(re.findall(r"^\s*([^/\s]+) => ", done.stdout, re.MULTILINE))
     yield file(LOADER, (tree / LOADER).read_bytes(), executable=True)
     for name in sorted(needed - {Path(LOADER).name}):
         yield file(f"{LIBRARIES}/{name}", library_path(tree, name).read_bytes())
@@ -45,7 +49,11 @@ def library_path(tree: Path, name: str) -> Path:
     for folder in _library_folders(tree):
         if (folder / name).exists():
             return folder / name
-    raise PackageError(f"no package of the image has the library {name}")
+    raise HostError(
+        "TDM-IMAGE-LIBRARY-MISSING",
+        f"no package of the image has the library {name}",
+        hint="add the package that has it to the image's",
+    )
 
 
 def loader(tree: Path) -> list[str | Path]:

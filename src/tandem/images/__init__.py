@@ -1,0 +1,1 @@
+"""Guest images made on this host of Debian's packages: a tree, its verity disk, its initramfs."""
