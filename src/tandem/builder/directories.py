@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tandem.errors import HostError
 
+VARIABLES = "variables"
 VTPM_STATE = "vtpm"  # of an ephemeral vTPM, below its pair's directory
 
 
@@ -61,6 +62,10 @@ class Directories:
             os.close(descriptor)
             raise _unusable(path, error) from error
         return descriptor
+
+    def variables(self, guest: str) -> Path:
+        """Say where a guest's own store of UEFI variables is, where it keeps one."""
+        return self._vtpms.parent / VARIABLES / f"{guest}.fd"
 
     def forget_empty_vtpm(self, vtpm: str) -> None:
         """Remove the directory of a vTPM that never came to have state: its slots are empty."""

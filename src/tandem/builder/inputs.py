@@ -23,7 +23,7 @@ from typing import Final
 
 from tandem.errors import HostError, Refused, UntrustedInput
 from tandem.evidence.launch import Blob
-from tandem.evidence.manifest import ManifestFile
+from tandem.evidence.manifest_file import ManifestFile
 from tandem.hypervisor.descriptors import file_identity
 
 SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -109,15 +109,20 @@ def opened(directory: Path, path: str) -> Iterator[int]:
 def read_small(path: Path, limit: int) -> bytes:
     """Read a plain file of at most `limit` bytes."""
     with opened(path.parent, path.name) as descriptor:
-        size = os.fstat(descriptor).st_size
-        if size > limit:
-            raise UntrustedInput(
-                "TDM-FILE-TOO-LARGE",
-                f"{path} has {size} bytes, more than {limit}",
-                hint="give the file of the kind asked for",
-                offset=limit,
-            )
-        return os.pread(descriptor, limit, 0)
+        return read_descriptor(descriptor, path, limit)
+
+
+def read_descriptor(descriptor: int, path: Path, limit: int) -> bytes:
+    """Read an open file of at most `limit` bytes; `path` is what it was opened by."""
+    size = os.fstat(descriptor).st_size
+    if size > limit:
+        raise UntrustedInput(
+            "TDM-FILE-TOO-LARGE",
+            f"{path} has {size} bytes, more than {limit}",
+            hint="give the file of the kind asked for",
+            offset=limit,
+        )
+    return os.pread(descriptor, limit, 0)
 
 
 def digest(descriptor: int) -> Blob:

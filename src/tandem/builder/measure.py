@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem.evidence.event_log import parse_event_log, write_launch_log
+from tandem.evidence.guest_entry import GuestEntry
 from tandem.evidence.launch import Blob, LaunchEvent, Tag, in_order, json_event
 from tandem.evidence.launch_plan import (
     Accelerator,
@@ -19,7 +20,7 @@ from tandem.evidence.launch_plan import (
     hypervisor_event,
     manifest_event,
 )
-from tandem.evidence.manifest import GuestEntry, Manifest
+from tandem.evidence.manifest import Manifest
 from tandem.evidence.pcr_values import replay
 
 
@@ -66,8 +67,12 @@ def measure(
     manifest: Manifest,
     key_ids: Sequence[str],
     entry: GuestEntry,
+    variables: Blob | None = None,
 ) -> Launch:
-    """Make the events of a launch whose inputs equal their entries in the manifest."""
+    """Make the events of a launch whose inputs equal their entries in the manifest.
+
+    `variables` is the store of UEFI variables as it was found, where the guest has one.
+    """
     events = in_order(
         [
             builder_event(builder.version, builder.digest),
@@ -75,7 +80,7 @@ def measure(
             configuration_event(entry, hypervisor.accelerator),
             json_event(Tag.POLICY, {"sha256": hashlib.sha256(hypervisor.policy).hexdigest()}),
             manifest_event(manifest.digest, manifest.version, key_ids),
-            *content_events(entry),
+            *content_events(entry, variables),
         ]
     )
     return Launch(events=events, log=write_launch_log(events))

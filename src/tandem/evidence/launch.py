@@ -34,6 +34,7 @@ class Tag(IntEnum):
     INITRD = 0x54440014
     TABLES = 0x54440015
     DISK = 0x54440016
+    VARIABLES = 0x54440017
 
 
 REGISTER_OF: Final = {

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+CONNECT_SECONDS: Final = 1
+TIMEVAL: Final = struct.Struct("ll")  # struct timeval: seconds, microseconds
 
 
 class Descriptors:
@@ -53,11 +57,20 @@ class Descriptors:
 def connect(
     directory: Path, name: str, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> socket.socket:
-    """Connect to a Unix socket in a directory whose own path may be of any length."""
+    """Connect to a Unix socket in a directory whose own path may be of any length.
+
+    A listener that takes no connections gets some, as its backlog, then an error: whoever listens
+    may be hostile, and must not hold its caller for ever.
+    """
     at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     connection = socket.socket(socket.AF_UNIX, kind)
     try:
+        # Not `settimeout`: it would not wait at all, for the kernel reports EAGAIN to it (unix(7)).
+        connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIMEVAL.pack(CONNECT_SECONDS, 0)
+        )
         connection.connect(f"/proc/self/fd/{at}/{name}")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIMEVAL.pack(0, 0))
     except OSError:
         connection.close()
         raise

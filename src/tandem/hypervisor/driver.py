@@ -10,20 +10,25 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import Protocol
 
+from tandem.evidence.guest_entry import DirectBoot, UefiBoot
 from tandem.evidence.launch import Blob
 from tandem.evidence.launch_plan import Accelerator
 from tandem.hypervisor.process import Process
 
 
-class End(Enum):
-    """Why a machine is gone."""
+class End(StrEnum):
+    """Why a machine is gone; of what happened while no builder listened, only that it is."""
 
-    GONE = auto()  # powered off, killed or crashed
+    GONE = auto()  # its hypervisor was killed, or crashed
+    POWERED_OFF = auto()  # by its system
     REBOOT = auto()  # its guest asked for a reset: the pair is to be started anew
+    PANICKED = auto()  # its kernel said so (pvpanic)
+    WATCHDOG = auto()  # nobody fed its watchdog
+    SLEPT = auto()  # it suspended to memory, from which nobody returns with the same TPM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +43,17 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Descriptors of the measured inputs, each of a sealed memfd; ROMs by the name they load as."""
+    """Descriptors of what the machine is given; None is what it is not given.
+
+    Sealed memfds of what is measured whole; ROMs by the name they load as, disks by their id.
+    """
 
     firmware: int
-    kernel: int
-    initrd: int
+    kernel: int | None
+    initrd: int | None
+    variables: int | None  # written by the firmware
     roms: Mapping[str, int]
+    disks: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +61,7 @@ class Plan:
     """Everything that a machine is created from."""
 
     configuration: Mapping[str, object]  # as measured: launch_plan.machine_configuration
-    command_line: str
+    command_line: str | None
     hypervisor: Blob  # as measured: `create_paused` runs this one or none
     inputs: Inputs
     vtpm_control: int  # the hypervisor's end of the vTPM's control channel
@@ -86,6 +96,9 @@ class Guest(Protocol):
     async def resume(self) -> None:
         """Let the first, or next, instruction run; for a running machine nothing changes."""
 
+    async def pause(self) -> None:
+        """Stop its processors between two instructions; for a paused machine nothing changes."""
+
     async def ask_to_stop(self) -> None:
         """Press the power button (ACPI); whether the guest follows is its own affair."""
 
@@ -100,6 +113,12 @@ class Guest(Protocol):
 
     async def connect_attester(self) -> socket.socket:
         """Give a new connection to the attester's port; Refused when somebody has it."""
+
+    async def connect_debugger(self) -> socket.socket:
+        """Give a new connection for a debugger; Refused where none was configured or one is there.
+
+        It speaks gdb's remote protocol, and may read and change all of the machine.
+        """
 
     async def close(self) -> None:
         """Let go of the machine without touching it; after this only `adopt` reaches it."""
@@ -117,7 +136,9 @@ class Hypervisor(Protocol):
     def policy(self) -> bytes:
         """Give the confinement that its machines run under, as a launch measures it."""
 
-    def check(self, rom_names: tuple[str, ...], kernel: int) -> None:
+    def check(
+        self, boot: DirectBoot | UefiBoot, rom_names: tuple[str, ...], inputs: Inputs
+    ) -> None:
         """Refuse inputs with which the machine would load something that was not measured."""
 
     async def create_paused(self, plan: Plan, launch: Launcher) -> Guest:
@@ -128,3 +149,6 @@ class Hypervisor(Protocol):
 
     async def adopt(self, directory: Path, process: Process) -> Guest:
         """Take over a machine that an earlier builder created and that still runs."""
+
+    def last_end(self, directory: Path) -> End:
+        """Say why a machine of this directory is gone that nobody heard go."""

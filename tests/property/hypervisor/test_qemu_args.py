@@ -7,8 +7,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tandem.evidence.guest_entry import DirectBoot, GuestEntry, Machine, PlatformAuth
 from tandem.evidence.launch_plan import machine_configuration
-from tandem.evidence.manifest import GuestEntry, Machine, ManifestFile
+from tandem.evidence.manifest_file import ManifestFile
 from tandem.hypervisor.qemu_args import Numbers, arguments
 
 FILE = ManifestFile(path="file", size=1, sha256=bytes(32), sha384=bytes(48))
@@ -17,14 +18,21 @@ ENTRY = GuestEntry(
     hypervisor="qemu",
     group="default",
     ephemeral=False,
-    kernel=FILE,
-    initrd=FILE,
-    firmware=FILE,
-    roms=(),
-    command_line="",
+    boot=DirectBoot(
+        kernel=FILE,
+        initrd=FILE,
+        firmware=FILE,
+        roms=(),
+        command_line="",
+        platform_auth=PlatformAuth.FIRMWARE,
+    ),
+    disks=(),
     machine=Machine(type="q35", cpu="max", cpus=1, memory_mib=256),
 )
-NUMBERS = Numbers(**{name: 10 + index for index, name in enumerate(Numbers.__annotations__)})
+NUMBERS = Numbers(
+    **{name: 10 + at for at, name in enumerate(Numbers.__annotations__) if name != "disks"},
+    disks={},
+)
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from tandem.builder.library import Library, guest_entry, open_library
 from tandem.builder.measure import Builder, Launch, Measured, measure
 from tandem.evidence.event_log import parse_launch_log
+from tandem.evidence.guest_entry import Disk, DiskKind, GuestEntry
 from tandem.evidence.launch import Blob, Tag
-from tandem.evidence.manifest import GuestEntry
-from tests.unit.builder.signing import guest, new_key, sign, write_files
+from tests.unit.builder.signing import guest, new_key, sign, trust, write_files
 
 BUILDER = Builder(version="1.2", digest=bytes(32))
 QEMU = Measured(
@@ -23,10 +23,13 @@ QEMU = Measured(
 )
 
 
+DATA = Disk(id="scratch", kind=DiskKind.DATA, path="scratch", file=None, root_hash=None)
+
+
 def library_with_guest(directory: Path) -> tuple[Library, GuestEntry]:
     write_files(directory)
     key = new_key()
-    library = open_library(sign(directory, key, {"web": guest(directory)}), [key.public_key()])
+    library = open_library(sign(directory, key, {"web": guest(directory)}), trust(key))
     return library, guest_entry(library, "web")
 
 
@@ -74,7 +77,9 @@ def test_each_thing_that_differs_changes_the_measurement(tmp_path: Path) -> None
     # Given a launch, and others that differ in one thing each
     library, entry = library_with_guest(tmp_path)
     others = [
-        launch(library, replace(entry, command_line="console=ttyS0")),
+        launch(library, replace(entry, boot=replace(entry.boot, command_line="console=ttyS0"))),
+        launch(library, replace(entry, disks=(DATA,))),
+        launch(library, replace(entry, debugger=True)),
         launch(library, replace(entry, machine=replace(entry.machine, memory_mib=512))),
         launch(library, entry, replace(QEMU, accelerator="kvm")),
         launch(library, entry, replace(QEMU, version="8.0")),

@@ -61,6 +61,30 @@ def test_one_key_given_twice_does_not_reach_a_threshold_of_two() -> None:
         open_envelope(envelope, TYPE, [key.public_key(), key.public_key()], threshold=2)
 
 
+def test_a_signature_counts_for_nobody_but_its_maker() -> None:
+    # Given two trusted keys, and one's signature a second time under the other's name
+    alice, bob = PrivateKey.generate(), PrivateKey.generate()
+    envelope = json.loads(seal_envelope(PAYLOAD, TYPE, alice))
+    [signature] = envelope["signatures"]
+    envelope["signatures"].append(signature | {"keyid": key_id(bob.public_key())})
+
+    # When two of them must have signed
+    # Then it is refused, though two names stand there
+    keys = [alice.public_key(), bob.public_key()]
+    with pytest.raises(Refused):
+        open_envelope(json.dumps(envelope).encode(), TYPE, keys, threshold=2)
+
+
+def test_a_threshold_of_none_opens_nothing() -> None:
+    # Given an envelope of a stranger, and a caller whose threshold is 0
+    envelope = seal_envelope(PAYLOAD, TYPE, PrivateKey.generate())
+
+    # When it is opened
+    # Then it is refused: nobody trusted has signed it
+    with pytest.raises(Refused):
+        open_envelope(envelope, TYPE, [PrivateKey.generate().public_key()], threshold=0)
+
+
 def test_another_type_is_refused() -> None:
     # Given an envelope of another type
     key = PrivateKey.generate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tandem.evidence.guest_entry import DirectBoot, GuestEntry, Machine, PlatformAuth
 from tandem.evidence.launch import Tag
 from tandem.evidence.launch_plan import (
     configuration_event,
@@ -11,7 +12,7 @@ from tandem.evidence.launch_plan import (
     content_events,
     machine_configuration,
 )
-from tandem.evidence.manifest import GuestEntry, Machine, ManifestFile
+from tandem.evidence.manifest_file import ManifestFile
 from tandem.hypervisor import qemu_args
 
 FILE = ManifestFile(path="f", size=1, sha256=bytes(32), sha384=bytes(48))
@@ -20,13 +21,18 @@ ENTRY = GuestEntry(
     hypervisor="qemu",
     group="default",
     ephemeral=False,
-    kernel=FILE,
-    initrd=FILE,
-    firmware=FILE,
-    roms=(FILE, FILE),
-    command_line="quiet",
+    boot=DirectBoot(
+        kernel=FILE,
+        initrd=FILE,
+        firmware=FILE,
+        roms=(FILE, FILE),
+        command_line="quiet",
+        platform_auth=PlatformAuth.FIRMWARE,
+    ),
+    disks=(),
     machine=Machine(type="q35", cpu="max", cpus=2, memory_mib=256),
 )
+NUMBERS = {name: 10 for name in qemu_args.Numbers.__dataclass_fields__ if name != "disks"}
 
 
 def test_every_input_is_an_event_in_extension_order() -> None:
@@ -51,7 +57,7 @@ def test_the_configuration_event_holds_the_whole_configuration() -> None:
 
 def test_what_is_measured_as_confinement_is_what_qemu_gets() -> None:
     # Given the command line of a machine
-    numbers = qemu_args.Numbers(**dict.fromkeys(qemu_args.Numbers.__dataclass_fields__, 10))
+    numbers = qemu_args.Numbers(**NUMBERS, disks={})
     arguments = qemu_args.arguments(machine_configuration(ENTRY, "kvm"), "", numbers)
     # When its confinement is measured
     measured = json.loads(confinement())["sandbox"]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tandem.errors import UntrustedInput
-from tandem.evidence.manifest import GuestEntry, OnceEntry, parse_manifest
+from tandem.evidence.guest_entry import DirectBoot, DiskKind, GuestEntry, UefiBoot
+from tandem.evidence.manifest import OnceEntry, parse_manifest
 
 FILE = {"path": "boot/vmlinuz", "size": 3, "sha256": "ab" * 32, "sha384": "cd" * 48}
 GUEST: dict[str, Any] = {
@@ -18,12 +19,31 @@ GUEST: dict[str, Any] = {
     "hypervisor": "qemu",
     "group": "default",
     "vtpm": "ephemeral",
-    "kernel": FILE,
-    "initrd": FILE,
-    "command_line": "quiet",
-    "firmware": FILE,
-    "roms": [FILE],
+    "boot": {
+        "method": "direct",
+        "kernel": FILE,
+        "initrd": FILE,
+        "command_line": f"quiet roothash={'ef' * 32}",
+        "firmware": FILE,
+        "roms": [FILE],
+        "platform_auth": "firmware",
+    },
+    "disks": [{"id": "root", "kind": "verity", "path": "root.img", "root_hash": "ef" * 32}],
     "machine": {"type": "q35", "cpu": "max", "cpus": 1, "memory_mib": 256},
+}
+UEFI: dict[str, Any] = GUEST | {
+    "boot": {
+        "method": "uefi",
+        "firmware": FILE,
+        "variables": FILE,
+        "keep_variables": False,
+        "secure_boot": True,
+        "roms": [FILE],
+    },
+    "disks": [
+        {"id": "system", "kind": "image", "file": FILE},
+        {"id": "scratch", "kind": "data", "path": "scratch.img"},
+    ],
 }
 HOST: dict[str, Any] = {
     "kind": "build-once",
@@ -35,9 +55,13 @@ HOST: dict[str, Any] = {
 }
 MANIFEST: dict[str, Any] = {
     "format": "tandem-library-1",
+    "name": "main",
     "version": 2,
+    "signers": {"key_ids": ["ab" * 32, "cd" * 32], "threshold": 2},
+    "expires": "2027-01-31T12:00:00Z",
     "entries": {
         "web": GUEST,
+        "uefi": UEFI,
         "mgr": {"kind": "build-once", "role": "manager", "files": [FILE]},
         "host": HOST,
     },
@@ -57,8 +81,22 @@ def test_a_manifest_is_read() -> None:
     assert manifest.digest == hashlib.sha256(payload).digest()
     assert isinstance(web, GuestEntry)
     assert web.ephemeral
-    assert web.kernel.sha256 == b"\xab" * 32
-    assert web.files == (web.firmware, web.kernel, web.initrd, *web.roms)
+    assert isinstance(web.boot, DirectBoot)
+    assert web.boot.kernel.sha256 == b"\xab" * 32
+    assert web.files == (web.boot.firmware, web.boot.kernel, web.boot.initrd, *web.boot.roms)
+    uefi = manifest.entries["uefi"]
+    assert isinstance(uefi, GuestEntry)
+    assert isinstance(uefi.boot, UefiBoot)
+    assert (uefi.boot.secure_boot, uefi.boot.kernel, uefi.command_line) == (True, None, None)
+    assert [(disk.kind, disk.read_only) for disk in uefi.disks] == [
+        (DiskKind.IMAGE, True), (DiskKind.DATA, False)
+    ]  # fmt: skip
+    assert uefi.files == (
+        uefi.boot.firmware,
+        uefi.boot.variables,
+        *uefi.boot.roms,
+        uefi.disks[0].file,
+    )
     assert isinstance(manager, OnceEntry)
     assert manager.role == "manager"
     host = manifest.entries["host"]
@@ -74,15 +112,29 @@ def test_a_manifest_is_read() -> None:
         ("version", True, "$.version"),
         ("format", "tandem-library-2", "$.format"),
         ("extra", 1, "$"),
+        ("name", "No Name", "$.name"),
+        ("name", "a\nb", "$.name"),
+        ("name", "x" * 64, "$.name"),
+        ("expires", "2027-01-31", "$.expires"),
+        ("expires", "2027-1-31T12:00:00Z", "$.expires"),
+        ("expires", "2027-02-30T12:00:00Z", "$.expires"),
+        ("expires", 1800000000, "$.expires"),
+        ("signers.threshold", 0, "$.signers.threshold"),
+        ("signers.threshold", 3, "$.signers.threshold"),
+        ("signers.key_ids", [], "$.signers.key_ids"),
+        ("signers.key_ids", ["ab" * 32, "ab" * 32], "$.signers.key_ids"),
+        ("signers.key_ids", ["ab" * 31], "$.signers.key_ids.0"),
+        ("signers.key_ids", [f"{n:064x}" for n in range(17)], "$.signers.key_ids"),
+        ("signers.key_ids", "ab" * 32, "$.signers.key_ids"),
         ("entries.Web", GUEST, "$.entries"),
         ("entries.web.kind", "sometimes", "$.entries.web.kind"),
-        ("entries.web.command_line", "a\nb", "$.entries.web.command_line"),
-        ("entries.web.command_line", "x" * 2048, "$.entries.web.command_line"),
-        ("entries.web.kernel.path", "../etc/shadow", "$.entries.web.kernel.path"),
-        ("entries.web.kernel.path", "/etc/shadow", "$.entries.web.kernel.path"),
-        ("entries.web.kernel.path", "a//b", "$.entries.web.kernel.path"),
-        ("entries.web.kernel.sha256", "AB" * 32, "$.entries.web.kernel.sha256"),
-        ("entries.web.kernel.size", 0, "$.entries.web.kernel.size"),
+        ("entries.web.boot.command_line", "a\nb", "$.entries.web.boot.command_line"),
+        ("entries.web.boot.command_line", "x" * 2048, "$.entries.web.boot.command_line"),
+        ("entries.web.boot.kernel.path", "../etc/shadow", "$.entries.web.boot.kernel.path"),
+        ("entries.web.boot.kernel.path", "/etc/shadow", "$.entries.web.boot.kernel.path"),
+        ("entries.web.boot.kernel.path", "a//b", "$.entries.web.boot.kernel.path"),
+        ("entries.web.boot.kernel.sha256", "AB" * 32, "$.entries.web.boot.kernel.sha256"),
+        ("entries.web.boot.kernel.size", 0, "$.entries.web.boot.kernel.size"),
         ("entries.mgr.kernel", FILE, "$.entries.mgr"),  # a manager has none
         ("entries.host.build_id", "AB", "$.entries.host.build_id"),
         ("entries.host.build_id", "", "$.entries.host.build_id"),
@@ -91,9 +143,49 @@ def test_a_manifest_is_read() -> None:
         ("entries.web.machine.cpu", "-device", "$.entries.web.machine.cpu"),
         ("entries.web.machine.type", "microvm", "$.entries.web.machine.type"),
         ("entries.web.machine.cpus", 256, "$.entries.web.machine.cpus"),
-        ("entries.web.roms", [FILE] * 17, "$.entries.web.roms"),
+        ("entries.web.boot.roms", [FILE] * 17, "$.entries.web.boot.roms"),
+        (
+            "entries.web.boot.roms",
+            [FILE, FILE | {"path": "other/vmlinuz"}],
+            "$.entries.web.boot.roms",
+        ),
         ("entries.web.vtpm", "none", "$.entries.web.vtpm"),
         ("entries.web.disk", FILE, "$.entries.web"),
+        ("entries.web.debugger", 1, "$.entries.web.debugger"),
+        ("entries.web.boot", "direct", "$.entries.web.boot"),
+        ("entries.web.boot.method", "bios", "$.entries.web.boot.method"),
+        ("entries.web.boot.platform_auth", "nobody", "$.entries.web.boot.platform_auth"),
+        ("entries.web.boot.command_line", "quiet", "$.entries.web.disks"),  # no root hash
+        ("entries.web.boot.command_line", f"xroothash={'ef' * 32}", "$.entries.web.disks"),
+        (
+            "entries.web.boot.command_line",
+            f"roothash={'ef' * 32} roothash={'00' * 32}",
+            "$.entries.web.disks",
+        ),
+        ("entries.web.disks", {}, "$.entries.web.disks"),
+        ("entries.web.disks.0.root_hash", "ef" * 31, "$.entries.web.disks.0.root_hash"),
+        ("entries.web.disks.0.path", "/dev/sda", "$.entries.web.disks.0.path"),
+        ("entries.web.disks.0.kind", "usb", "$.entries.web.disks.0.kind"),
+        ("entries.web.disks.0.file", FILE, "$.entries.web.disks.0"),
+        ("entries.uefi.boot.keep_variables", "no", "$.entries.uefi.boot.keep_variables"),
+        ("entries.uefi.boot.secure_boot", 1, "$.entries.uefi.boot.secure_boot"),
+        ("entries.uefi.boot.initrd", FILE, "$.entries.uefi.boot"),  # and no kernel
+        ("entries.uefi.boot.platform_auth", "vtpm", "$.entries.uefi.boot"),
+        ("entries.uefi.boot.variables", None, "$.entries.uefi.boot.variables"),
+        ("entries.uefi.disks.1.id", "system", "$.entries.uefi.disks"),  # twice
+        ("entries.uefi.disks", [], "$.entries.uefi.boot"),  # nothing to boot from
+        (
+            "entries.uefi.disks",
+            [{"id": "b", "kind": "fs-verity", "path": "b.img", "digest": "ef" * 31}],
+            "$.entries.uefi.disks.0.digest",
+        ),
+        (
+            "entries.uefi.disks",
+            [{"id": "b", "kind": "fs-verity", "path": "b.img"}],
+            "$.entries.uefi.disks.0",
+        ),
+        ("entries.uefi.disks.1.id", "a\nb", "$.entries.uefi.disks.1.id"),
+        ("entries.uefi.disks.1.id", "a" * 21, "$.entries.uefi.disks.1.id"),  # longer than serials
         ("entries.mgr.role", "root", "$.entries.mgr.role"),
     ],
 )
@@ -103,7 +195,7 @@ def test_a_wrong_part_is_refused_by_its_place(path: str, value: object, place: s
     at: Any = manifest
     *steps, last = path.split(".")
     for step in steps:
-        at = at[step]
+        at = at[int(step) if isinstance(at, list) else step]
     at[last] = value
 
     # When it is read

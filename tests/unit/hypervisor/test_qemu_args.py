@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tandem.errors import HostError
+from tandem.evidence.guest_entry import DirectBoot, GuestEntry, Machine, PlatformAuth
 from tandem.evidence.launch_plan import machine_configuration
-from tandem.evidence.manifest import GuestEntry, Machine, ManifestFile
+from tandem.evidence.manifest_file import ManifestFile
 from tandem.hypervisor.qemu_args import Numbers, arguments, options
 
 FILE = ManifestFile(path="file", size=1, sha256=bytes(32), sha384=bytes(48))
@@ -17,22 +19,30 @@ ENTRY = GuestEntry(
     hypervisor="qemu",
     group="default",
     ephemeral=False,
-    kernel=FILE,
-    initrd=FILE,
-    firmware=FILE,
-    roms=(FILE, FILE),
-    command_line="console=ttyS0 opt=a,b",
+    boot=DirectBoot(
+        kernel=FILE,
+        initrd=FILE,
+        firmware=FILE,
+        roms=(FILE, FILE),
+        command_line="console=ttyS0 opt=a,b",
+        platform_auth=PlatformAuth.FIRMWARE,
+    ),
+    disks=(),
     machine=Machine(type="q35", cpu="max", cpus=2, memory_mib=512),
 )
 NUMBERS = Numbers(
     firmware=10,
     kernel=11,
     initrd=12,
+    variables=None,
+    disks={},
     vtpm_control=13,
     qmp=14,
     console=15,
     attester=16,
+    debugger=None,
     console_log=17,
+    qmp_log=18,
     rom_directory=20,
 )
 GOLDEN = """\
@@ -58,13 +68,16 @@ qemu-system-x86_64
 -append console=ttyS0 opt=a,b
 -chardev socket,id=vtpm,fd=13
 -tpmdev emulator,id=tpm,chardev=vtpm
--chardev socket,id=qmp,fd=14,server=on,wait=off
+-add-fd fd=18,set=4
+-chardev socket,id=qmp,fd=14,server=on,wait=off,logfile=/dev/fdset/4,logappend=on
 -mon chardev=qmp,mode=control
 -add-fd fd=17,set=1
 -chardev socket,id=console,fd=15,server=on,wait=off,logfile=/dev/fdset/1,logappend=on
 -chardev socket,id=attester,fd=16,server=on,wait=off
 -device isa-serial,id=console,chardev=console
 -device tpm-crb,id=tpm,ppi=off,tpmdev=tpm
+-device pvpanic,id=panic
+-device i6300esb,id=watchdog
 -device virtio-serial-pci,id=ports
 -device virtserialport,id=attester,name=org.tandem.attester,chardev=attester
 """
@@ -96,10 +109,32 @@ def test_kvm_is_named_where_it_was_measured() -> None:
     assert argv[argv.index("-accel") + 1] == "kvm"
 
 
+def test_a_debugger_is_given_where_it_was_measured_and_nowhere_else() -> None:
+    # Given the configuration of an entry that allows a debugger
+    allowed = machine_configuration(replace(ENTRY, debugger=True), "tcg")
+    # When the command lines with it and without it are generated
+    argv = arguments(allowed, "", replace(NUMBERS, debugger=30))
+    others = arguments(configuration(), "", replace(NUMBERS, debugger=30))
+    # Then the one has a gdbstub on an inherited socket, and the other has none
+    assert argv[argv.index("-gdb") + 1] == "chardev:debugger"
+    assert "socket,id=debugger,fd=30,server=on,wait=off" in argv
+    assert not {"-gdb", "-s"} & set(others)
+    assert "fd=30" not in " ".join(others)
+
+
+def test_a_debugger_that_nobody_opened_is_refused() -> None:
+    # Given a configuration with a debugger, and no socket for it
+    allowed = machine_configuration(replace(ENTRY, debugger=True), "tcg")
+    # When the command line is generated
+    # Then it is refused, rather than leaving out what was measured
+    with pytest.raises(HostError) as refused:
+        arguments(allowed, "", NUMBERS)
+    assert refused.value.code == "TDM-QEMU-INPUT-MISSING"
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"debugger": True},
         {"disks": ["/dev/sda"]},
         {"network": ["user"]},
         {"monitor": "stdio"},
