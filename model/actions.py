@@ -23,6 +23,8 @@ def carried_out(side: Side, task: Task, *, manager: bool) -> Named:
     elif first is Action.CLOSE_PAIR:
         closed = side.launch._replace(opened=False, key=Key.DEAD) if manager else side.launch
         yield "closes the pair", with_task(side._replace(launch=closed), rest)
+    elif first in _BEFORE_OTHERS:
+        yield from _BEFORE_OTHERS[first](side, rest)
     elif first in _IN_ROWS:
         name, after = _IN_ROWS[first](side)
         yield name, with_task(after, rest)
@@ -74,31 +76,46 @@ def _report_guest(side: Side) -> Named:
     yield "reports the guest", posted(noted, Event.GUEST_CREATED)
 
 
-def _resume_guest(side: Side) -> Named:
+def _resume_guest(side: Side, rest: Task) -> Named:
+    """Tell the vTPM its guest, once; where a half is gone, its end is an event of its own."""
     launch = side.launch
     if not vtpm_lives(launch) or not guest_lives(launch):
-        yield "has nothing to let run", posted(side, Event.KILL_ASKED)
+        yield "has nothing to let run", with_task(side, rest)
         return
     coupled = side._replace(launch=launch._replace(coupled=True))
-    yield "tells the vTPM its guest", with_task(coupled, (Micro.LET_RUN,))
+    yield "tells the vTPM its guest", with_task(coupled, (Micro.LET_RUN, *rest))
 
 
-def _let_run(side: Side) -> Named:
+def _let_run(side: Side, rest: Task) -> Named:
+    if guest_lives(side.launch):
+        yield "cannot let the guest run", posted(side, Event.GUEST_UNRULY)
+    yield "lets the guest run", with_task(_held_as_wanted(side), rest)
+
+
+def _pause_guest(side: Side) -> Named:
+    if guest_lives(side.launch):
+        yield "cannot pause the guest", posted(side, Event.RESUME_ASKED)
+    yield "pauses the guest", _held_as_wanted(side)
+
+
+def _held_as_wanted(side: Side) -> Side:
+    """Pause the guest or let it run as the builder's state says now, whichever task is late."""
     launch = side.launch
-    if launch.guest is Guest.PAUSED:
-        yield "lets the guest run", side._replace(launch=launch._replace(guest=Guest.RUNNING))
-    else:
-        yield "cannot let the guest run", posted(side, Event.KILL_ASKED)
+    if not guest_lives(launch):
+        return side
+    runs = launch.coupled and side.memory is not State.PAUSED
+    return side._replace(launch=launch._replace(guest=Guest.RUNNING if runs else Guest.PAUSED))
 
 
 def _stop_guest(side: Side) -> Named:
     yield "asks the guest to stop", with_task(side, (Micro.EXPIRE,))
-    yield "cannot ask the guest to stop", posted(side, Event.KILL_ASKED)
+    if guest_lives(side.launch):
+        yield "cannot ask the guest to stop", posted(side, Event.GUEST_UNRULY)
 
 
 def _expire(side: Side) -> Named:
     ended = side.memory in (None, State.ENDED)
-    yield "waited long enough", side if ended else posted(side, Event.KILL_ASKED)
+    yield "waited long enough", side if ended else posted(side, Event.GUEST_UNRULY)
 
 
 def _kill_guest(side: Side) -> tuple[str, Side]:
@@ -121,10 +138,13 @@ _ALONE: Final[Mapping[Action | Micro, Callable[[Side], Named]]] = {  # the only 
     Micro.JOURNAL_VTPM: _journal_vtpm,
     Action.CREATE_GUEST_PAUSED: _create_guest,
     Micro.REPORT_GUEST: _report_guest,
-    Action.RESUME_GUEST: _resume_guest,
-    Micro.LET_RUN: _let_run,
+    Action.PAUSE_GUEST: _pause_guest,
     Action.STOP_GUEST: _stop_guest,
     Micro.EXPIRE: _expire,
+}
+_BEFORE_OTHERS: Final[Mapping[Action | Micro, Callable[[Side, Task], Named]]] = {
+    Action.RESUME_GUEST: _resume_guest,
+    Micro.LET_RUN: _let_run,
 }
 _IN_ROWS: Final[Mapping[Action | Micro, Callable[[Side], tuple[str, Side]]]] = {
     Action.KILL_GUEST: _kill_guest,

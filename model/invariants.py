@@ -19,7 +19,7 @@ from tandem.builder.lifecycle import Event, State
 
 LAUNCHING: Final = (  # states in which a vTPM may be without a guest: before it, and after
     *(State.OPENED, State.COUPLED, State.CLOSING, State.VTPM_LEFT, State.REBOOTING),
-    State.STOPPED_GUEST_LEFT,
+    *(State.STOPPED_GUEST_LEFT, State.RESTARTED_GUEST_LEFT),
 )
 
 
@@ -74,9 +74,10 @@ def _in_use(launch: Launch) -> bool:
 
 
 def _forgotten(side: Side) -> str:
-    """Name a guest that rebooted, and that nobody asked to end, where it does not come again."""
-    over = side.memory is State.ENDED and not side.tasks and not side.asks
-    rebooted = Event.GUEST_REBOOTED in side.launch.heard
+    """Name a guest that rebooted, or was to, and does not come again though nobody ended it."""
+    ending = side.asks or side.given_up
+    over = side.memory is State.ENDED and not side.tasks and not ending
+    rebooted = Event.GUEST_REBOOTED in side.launch.heard or side.restart
     return (
         "a guest that rebooted is not started again" if over and rebooted and not side.again else ""
     )
@@ -84,8 +85,9 @@ def _forgotten(side: Side) -> str:
 
 def _stuck(side: Side, world: World) -> str:
     """Name a pair that neither runs nor has ended, with nothing left to happen by itself."""
-    runs = side.memory is State.RUNNING and side.launch.guest is not Guest.PAUSED
-    resting = runs or side.memory in (None, State.ENDED)
+    paused = side.launch.guest is Guest.PAUSED
+    as_wanted = {State.RUNNING: not paused, State.PAUSED: side.launch.guest is not Guest.RUNNING}
+    resting = side.memory in (None, State.ENDED) or as_wanted.get(side.memory, False)
     if not world.builder or resting or side.queue or side.tasks:
         return ""
     launch = side.launch

@@ -23,9 +23,13 @@ from model.world import (
     settled,
     vtpm_lives,
 )
-from tandem.builder.lifecycle import TABLE, Event, State, Step
+from tandem.builder.lifecycle import TABLE, WISHES, Action, Event, State, Step
 
 Table = Mapping[tuple[State, Event], Step]
+STOPPING = (State.CLOSING, State.RESTARTING)
+ADOPTED = (State.RUNNING, State.PAUSED, *STOPPING)
+COMES_AGAIN = (State.RESTARTING, State.REBOOTING, State.RESTARTED_GUEST_LEFT)
+ENTERTAINED = (State.RUNNING, State.PAUSED)  # each wish must be granted here; elsewhere it may not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class Bounds:
 
     launches: int = 2  # of each guest
     asks: int = 2  # stops and kills of each launch
+    wishes: int = 1  # pauses, resumptions and restarts of each launch
     builder_deaths: int = 1
     manager_deaths: int = 1
 
@@ -67,7 +72,9 @@ class Steps:
         else:
             yield (
                 "builder starts and adopts",
-                world._replace(builder=True, sides=tuple(_adopted(side) for side in world.sides)),
+                world._replace(
+                    builder=True, sides=tuple(_adopted(side, self._bounds) for side in world.sides)
+                ),
             )
         if world.manager:
             if world.manager_deaths < self._bounds.manager_deaths:
@@ -95,9 +102,13 @@ class Steps:
         if side.memory is None:
             if side.launches < self._bounds.launches:
                 yield "a start is asked", _started(side)
-        elif side.memory is not State.ENDED and side.asks < self._bounds.asks:
+            return
+        if side.memory is not State.ENDED and side.asks < self._bounds.asks:
             for event in (Event.STOP_ASKED, Event.KILL_ASKED):
                 yield event.value, posted(side, event)._replace(asks=side.asks + 1)
+        if side.memory in ENTERTAINED and side.wishes < self._bounds.wishes:
+            for event in sorted(WISHES):
+                yield event.value, posted(side, event)._replace(wishes=side.wishes + 1)
 
     def _builder(self, side: Side, *, manager: bool) -> Named:
         if side.memory is State.ENDED:
@@ -113,12 +124,18 @@ class Steps:
     def _decided(self, side: Side, state: State) -> Side:
         event = side.queue[0]
         step = self._table.get((state, event))
+        if step is None and event in WISHES and state not in ENTERTAINED:
+            return side._replace(queue=side.queue[1:])  # refused, to whoever asked
         if step is None:
             raise Broken(f"the table has no row for {event} in a pair that is {state}")
+        restart = side.restart or event is Event.RESTART_ASKED
+        given_up = side.given_up or (event is Event.GUEST_UNRULY and state in ENTERTAINED)
         launch = side.launch
         if launch.journal is not None or launch.opened or launch.key is not Key.ABSENT:
             launch = launch._replace(journal=step.to, journal_guest=launch.noted_guest)
-        side = side._replace(memory=step.to, queue=side.queue[1:], launch=launch)
+        side = side._replace(
+            memory=step.to, queue=side.queue[1:], launch=launch, restart=restart, given_up=given_up
+        )
         return with_task(side, step.do)
 
 
@@ -210,24 +227,33 @@ def _without_manager(side: Side) -> Side:
     return side._replace(launch=lost(side.launch), orphan=orphan)
 
 
-def _adopted(side: Side) -> Side:
-    """A new builder takes up what runs, and ends what it finds half made."""
+def _adopted(side: Side, bounds: Bounds) -> Side:
+    """A new builder takes up what runs, ends what it finds half made, and starts again what was to.
+
+    Of a guest that went while no builder lived, the hypervisor's own record says whether it reset.
+    """
     launch = side.launch
     if launch.journal is None:
         return side
     whole = launch.journal_vtpm and launch.journal_guest
-    if launch.journal is State.RUNNING and whole and vtpm_lives(launch) and guest_lives(launch):
-        return side._replace(
-            memory=State.RUNNING,
+    if launch.journal in ADOPTED and whole and vtpm_lives(launch) and guest_lives(launch):
+        adopted = side._replace(
+            memory=launch.journal,
+            restart=launch.journal is State.RESTARTING,
+            given_up=launch.journal is State.CLOSING,
             launch=launch._replace(
-                guest=Guest.RUNNING,
+                guest=Guest.PAUSED if launch.journal is State.PAUSED else Guest.RUNNING,
                 noted_guest=True,
                 heard=frozenset({Event.VTPM_READY}),
             ),
         )
+        return with_task(adopted, (Action.STOP_GUEST,) if launch.journal in STOPPING else ())
+    left = launch.journal in (State.RUNNING, State.PAUSED, State.GUEST_LEFT)
+    again = launch.journal in COMES_AGAIN or (left and launch.guest is Guest.REBOOTED)
     if launch.journal_vtpm and vtpm_lives(launch):
         launch = settled(launch._replace(vtpm=Vtpm.GONE))
     if launch.journal_guest and guest_lives(launch):
         launch = launch._replace(guest=Guest.GONE)
     launch = launch._replace(journal=None, journal_vtpm=False, journal_guest=False)
-    return side._replace(launch=launch)
+    after = side._replace(launch=launch)
+    return _started(after) if again and side.launches < bounds.launches else after

@@ -25,7 +25,7 @@ class Guest(IntEnum):
     """A hypervisor's process, and how its guest left."""
 
     ABSENT = 0
-    PAUSED = 1
+    PAUSED = 1  # before its first instruction, or since
     RUNNING = 2
     GONE = 3
     REBOOTED = 4  # gone, and its last wish was a reset
@@ -77,6 +77,9 @@ class Side(NamedTuple):
     tasks: tuple[Task, ...] = ()
     again: bool = False
     asks: int = 0  # stops and kills that were asked for in this launch
+    wishes: int = 0  # pauses, resumptions and restarts, likewise
+    restart: bool = False  # a restart was granted
+    given_up: bool = False  # the guest did not do as it was told to
     launches: int = 0
     launch: Launch = Launch()
     orphan: Launch | None = None

@@ -13,8 +13,10 @@ from datetime import datetime
 from typing import Final
 
 from tandem.appraisal.anchor import Anchor
+from tandem.appraisal.authorizations import appraise_authorizations
 from tandem.appraisal.chain import appraise_anchor, appraise_host_ak
 from tandem.appraisal.deep_quotes import appraise_record, appraise_request, appraise_tree
+from tandem.appraisal.firmware import appraise_firmware, appraise_without_firmware
 from tandem.appraisal.host_logs import appraise_host_log, appraise_ima_list
 from tandem.appraisal.host_state import appraise_epoch, appraise_ptpm_state, appraise_rollback
 from tandem.appraisal.issuing import (
@@ -48,8 +50,11 @@ from tandem.evidence.bundle import Evidence, parse_evidence
 from tandem.evidence.certificate_files import parse_certificates
 from tandem.evidence.certificates import Certificate, parse_certificate
 from tandem.evidence.deep_quote import DeepQuote, qualifying_data
+from tandem.evidence.guest_entry import GuestEntry, UefiBoot
 from tandem.evidence.ima_log import IMA_REGISTER
+from tandem.evidence.manifest import OnceEntry
 from tandem.evidence.pair_record import PairRecord, record_digest
+from tandem.evidence.prediction import REGISTERS
 from tandem.values import LAUNCH_REGISTERS
 
 UNKNOWN: Final = "unknown guest"
@@ -105,6 +110,7 @@ class _Appraisal:
     attester: str = UNKNOWN
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    judged: frozenset[int] = frozenset()  # registers of the guest's firmware
 
     def run(self, bundle: Evidence) -> None:
         """Go down the chain: host, deep quote, pair, vTPM, guest."""
@@ -117,7 +123,7 @@ class _Appraisal:
             self._host_logs(bundle, record)
         ak = self._certificates(answer, record, anchor)
         self._vtpm(answer, record, ak)
-        self._launch(answer, record)
+        self._launch(answer, record, bundle.firmware_log)
         self._note_what_is_not_judged(bundle)
 
     def _host(self, answer: DeepQuote, anchor: Anchor | None) -> None:
@@ -228,30 +234,53 @@ class _Appraisal:
         self.findings.append(appraise_launch_registers(answer.vtpm_pcrs))
 
     def _vtpm_quote(self, answer: DeepQuote, record: PairRecord | None, quote: Quote) -> None:
-        expected = qualifying_data(answer.nonce, answer.user_data, record_digest(answer.record))
+        expected = qualifying_data(
+            *(answer.nonce, answer.user_data, record_digest(answer.record)),
+            answer.authorizations,
+        )
         self.findings.append(appraise_qualifying_data(quote, expected))
         if record is not None:
             self.findings.append(appraise_counts(quote, record))
         self.findings.append(appraise_quoted(Rule.VTPM_PCRS_QUOTED, quote, answer.vtpm_pcrs))
 
-    def _launch(self, answer: DeepQuote, record: PairRecord | None) -> None:
+    def _launch(self, answer: DeepQuote, record: PairRecord | None, log: bytes | None) -> None:
         manifest, findings = appraise_manifest(self.policy)
         self.findings += findings
         events, replayed = read_launch(answer.launch_log, answer.vtpm_pcrs)
         if record is not None:
             self.findings.append(_recorded_log(answer.launch_log, record))
         self.findings.append(replayed)
+        if manifest is not None:
+            self._firmware(manifest.entries[self.policy.text.entry], answer, log)
+        if manifest is not None:
+            entry = manifest.entries[self.policy.text.entry]
+            self.findings += appraise_authorizations(answer.authorizations, entry)
         if manifest is not None and record is not None:
             self.findings.append(appraise_recorded_manifest(manifest, record))
             if events is not None:
                 self.findings += appraise_events(events, manifest, self.policy.text, record)
 
+    def _firmware(
+        self, entry: GuestEntry | OnceEntry, answer: DeepQuote, log: bytes | None
+    ) -> None:
+        """Judge what the guest's own firmware measured, where it boots by UEFI."""
+        demanded = self.policy.text.secure_boot
+        if isinstance(entry, GuestEntry) and isinstance(entry.boot, UefiBoot):
+            self.judged = frozenset(REGISTERS)
+            if demanded is None and entry.boot.secure_boot:
+                demanded = True
+            self.findings += appraise_firmware(
+                entry.boot.prediction, answer.vtpm_pcrs, log, demanded
+            )
+        else:
+            self.findings += appraise_without_firmware(demanded)
+
     def _note_what_is_not_judged(self, bundle: Evidence) -> None:
-        others = sorted(bundle.answer.vtpm_pcrs.keys() - set(LAUNCH_REGISTERS))
+        others = sorted(bundle.answer.vtpm_pcrs.keys() - {*LAUNCH_REGISTERS, *self.judged})
         if others:
             listed = ", ".join(map(str, others))
             self.notes.append(f"Quoted and not judged: vTPM PCR {listed}.")
-        if bundle.firmware_log is not None:
+        if bundle.firmware_log is not None and not self.judged:
             self.notes.append("Carried and not judged: the guest's firmware log.")
         for name in sorted(bundle.guest)[:SHOWN_FACTS]:
             fact = ascii(bundle.guest[name])[:SHOWN_FACT]

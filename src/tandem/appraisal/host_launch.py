@@ -13,7 +13,6 @@ from tandem.appraisal.launch_events import (
     compare_events,
     event_fields,
     judge_builder,
-    judge_the_rest,
     show_events,
 )
 from tandem.appraisal.policy import PolicyText
@@ -24,7 +23,8 @@ from tandem.evidence.launch import LaunchEvent, Tag, blob_event, command_line_ev
 from tandem.evidence.manifest import OnceEntry
 from tandem.evidence.pair_record import PairRecord
 
-NOT_PART: Final = (Tag.POLICY, Tag.MANIFEST, Tag.TABLES)  # of what is measured of a host
+# What is not measured of a host.
+NOT_PART: Final = (Tag.POLICY, Tag.MANIFEST, Tag.TABLES, Tag.DISK, Tag.VARIABLES)
 
 
 def appraise_host_events(
@@ -38,10 +38,10 @@ def appraise_host_events(
         judge_builder(found[Tag.BUILDER], policy, record),
         _driver(found[Tag.HYPERVISOR], record),
         _device(found[Tag.CONFIGURATION]),
+        Rule.NO_DEBUGGER.holds("there is no machine that could have one: the host is the guest"),
         _kernel(found[Tag.KERNEL], entry),
         *(_against(tag, found[tag], wanted) for tag, wanted in _wanted(entry).items()),
         *(compare_events(tag, found[tag], []) for tag in NOT_PART),
-        judge_the_rest(found),
     )
 
 

@@ -6,8 +6,9 @@ those two are findings of their own, so a comparison here says what a log claims
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from tandem.appraisal.host_launch import appraise_host_events
 from tandem.appraisal.launch_events import (
@@ -16,7 +17,7 @@ from tandem.appraisal.launch_events import (
     compare_events,
     event_fields,
     judge_builder,
-    judge_the_rest,
+    judge_debugger,
     show_events,
     show_value,
 )
@@ -27,6 +28,7 @@ from tandem.appraisal.verdict import Finding
 from tandem.errors import Refused, UntrustedInput
 from tandem.evidence.envelope import open_envelope
 from tandem.evidence.event_log import parse_event_log, parse_launch_log
+from tandem.evidence.guest_entry import GuestEntry, UefiBoot
 from tandem.evidence.host_plan import HOST
 from tandem.evidence.launch import Blob, LaunchEvent, Tag
 from tandem.evidence.launch_plan import (
@@ -35,16 +37,13 @@ from tandem.evidence.launch_plan import (
     hypervisor_event,
     policy_event,
 )
-from tandem.evidence.manifest import (
-    PAYLOAD_TYPE,
-    GuestEntry,
-    Manifest,
-    ManifestFile,
-    OnceEntry,
-    parse_manifest,
-)
+from tandem.evidence.manifest import PAYLOAD_TYPE, Manifest, OnceEntry, parse_manifest
+from tandem.evidence.manifest_file import ManifestFile
 from tandem.evidence.pair_record import PairRecord
 from tandem.evidence.pcr_values import replay
+
+SHA256: Final = re.compile("[0-9a-f]{64}")
+SHA384: Final = re.compile("[0-9a-f]{96}")
 
 
 def appraise_manifest(policy: Policy) -> tuple[Manifest | None, tuple[Finding, ...]]:
@@ -70,7 +69,13 @@ def can_be_launched(entry: GuestEntry | OnceEntry | None) -> TypeGuard[GuestEntr
 
 
 def appraise_recorded_manifest(manifest: Manifest, record: PairRecord) -> Finding:
-    """Judge that the pair was built from this very manifest."""
+    """Judge that the pair was built from this very manifest, before its time was over."""
+    expires, started = manifest.expires, record.started_at
+    if expires is not None and started >= expires.timestamp():
+        return Rule.MANIFEST_RECORDED.broken(
+            f"the pair was started at {started} (Unix time), and version {manifest.version} of "
+            f"library {manifest.name} expired at {int(expires.timestamp())}"
+        )
     found = f"version {record.manifest_version}, digest {record.manifest_digest.hex()}"
     wanted = f"version {manifest.version}, digest {manifest.digest.hex()}"
     return Rule.MANIFEST_RECORDED.judged(
@@ -100,19 +105,19 @@ def appraise_events(
     found = {tag: [event for event in events if event.tag is tag] for tag in Tag}
     if isinstance(entry, OnceEntry):
         return appraise_host_events(found, entry, policy, record)
-    expected = content_events(entry)
+    expected = content_events(entry, _kept_variables(entry, found[Tag.VARIABLES]))
     configurations = [configuration_event(entry, each) for each in policy.accelerators]
     return (
         judge_builder(found[Tag.BUILDER], policy, record),
         _hypervisor(found[Tag.HYPERVISOR], manifest, policy),
         compare_events(Tag.POLICY, found[Tag.POLICY], [policy_event()]),
         _configuration(found[Tag.CONFIGURATION], configurations),
+        judge_debugger(found[Tag.CONFIGURATION], policy),
         _library(found[Tag.MANIFEST], manifest),
         *(
             compare_events(tag, found[tag], [event for event in expected if event.tag is tag])
             for tag in CONTENT_TAGS
         ),
-        judge_the_rest(found),
     )
 
 
@@ -133,6 +138,17 @@ def _configuration(found: Sequence[LaunchEvent], allowed: Sequence[LaunchEvent])
         if measured.get(key) != wanted.get(key)
     ]
     return rule.broken("; ".join(differences)[:SHOWN] or f"{len(found)} configurations measured")
+
+
+def _kept_variables(entry: GuestEntry, found: Sequence[LaunchEvent]) -> Blob | None:
+    """Take a guest's own store of variables as measured: what it does shows in PCR 1 and 7."""
+    if not isinstance(entry.boot, UefiBoot) or not entry.boot.keep_variables or len(found) != 1:
+        return None
+    fields = event_fields(found[0])
+    size, sha256, sha384 = fields.get("size"), str(fields.get("sha256")), str(fields.get("sha384"))
+    if type(size) is not int or not (SHA256.fullmatch(sha256) and SHA384.fullmatch(sha384)):
+        return None
+    return Blob(size=size, sha256=bytes.fromhex(sha256), sha384=bytes.fromhex(sha384))
 
 
 def _library(found: Sequence[LaunchEvent], manifest: Manifest) -> Finding:

@@ -6,7 +6,7 @@ Events are what a log claims, so whatever bytes they hold is printable here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from tandem.appraisal.policy import PolicyText
@@ -16,7 +16,10 @@ from tandem.evidence.launch import LaunchEvent, Tag
 from tandem.evidence.pair_record import PairRecord
 from tandem.evidence.strict_json import is_plain
 
-CONTENT_TAGS: Final = (Tag.FIRMWARE, Tag.KERNEL, Tag.COMMAND_LINE, Tag.INITRD, Tag.TABLES)
+CONTENT_TAGS: Final = (
+    *(Tag.FIRMWARE, Tag.KERNEL, Tag.COMMAND_LINE, Tag.INITRD, Tag.TABLES),
+    *(Tag.DISK, Tag.VARIABLES),
+)
 SHOWN: Final = 600  # characters of an event in a finding
 NOTHING: Final = "nothing"
 
@@ -50,13 +53,16 @@ def judge_builder(found: Sequence[LaunchEvent], policy: PolicyText, record: Pair
     return rule.holds(f"{what}, as in the pair record")
 
 
-def judge_the_rest(found: Mapping[Tag, Sequence[LaunchEvent]]) -> Finding:
-    """Judge that nothing was measured which no other rule is about."""
-    others = [event for tag in found if tag not in RULE_OF_TAG for event in found[tag]]
-    return Rule.NOTHING_ELSE.judged(
-        not others,
-        "every measured input is one that the manifest's entry has",
-        f"measured besides: {show_events(others)}",
+def judge_debugger(found: Sequence[LaunchEvent], policy: PolicyText) -> Finding:
+    """Judge that the machine has no debugger, whatever the library says of it."""
+    configured = event_fields(found[0]).get("debugger") if len(found) == 1 else None
+    if configured is True and policy.debugger:
+        return Rule.NO_DEBUGGER.holds("root on the host may debug the guest; the policy allows it")
+    return Rule.NO_DEBUGGER.judged(
+        configured is False,
+        "the machine has no debugger",
+        f"the machine's debugger is {show_value(configured)}: root on the host may read and "
+        "change the guest",
     )
 
 

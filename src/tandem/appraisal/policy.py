@@ -24,8 +24,14 @@
     strict_rollback = false  # optional: demand that no vTPM state can be rolled back
     same_boot = false   # optional: refuse a host that was reset since it was enrolled
     event_log = false   # optional: demand the host's event log
-    [host.pcrs]         # optional: SHA-256; without it, those that the anchor has
+    [host.pcrs]         # optional: SHA-256; without it, those that the anchor has; not 16 and 23
     0 = "..."
+
+    [firmware]          # optional: of a UEFI guest
+    secure_boot = true  # demand it on, or off; without it, on where the library's entry says so
+
+    [machine]           # optional
+    debugger = true     # allow a guest that root on its host may debug, if its entry says so
 
     [ima]               # optional: demand the host's IMA list
     violations = ["/usr/bin/x"]  # of these files, by the list's word, are allowed
@@ -58,7 +64,7 @@ from tandem.evidence.deep_quote import MAX_USER_DATA
 from tandem.evidence.envelope import PublicKey
 from tandem.evidence.launch_plan import ACCELERATORS, Accelerator
 from tandem.evidence.pair_record import NAME_SIZE
-from tandem.evidence.pcr_values import read_pcrs
+from tandem.evidence.pcr_values import RELIABLE, read_pcrs
 from tandem.evidence.strict_json import Place
 from tandem.values import SHA256_SIZE
 
@@ -90,6 +96,8 @@ class PolicyText:
     same_boot: bool = False
     event_log: bool = False
     host_pcrs: Mapping[int, bytes] | None = None  # None: those of the anchor
+    secure_boot: bool | None = None  # None: on where the entry says so, else as predicted
+    debugger: bool = False
     ima_violations: tuple[str, ...] | None = None  # allowed paths; None: no list is demanded
     crl_file: str | None = None
     accelerators: tuple[Accelerator, ...]
@@ -113,7 +121,7 @@ def parse_policy(data: bytes) -> PolicyText:
     """Read a policy, or refuse it and name the place that is wrong."""
     root = _read_toml(data)
     parts = ("format", "anchor", "manifest", "expect", "host")
-    others = ("ima", "revocation", "accelerators", "hypervisor", "builder")
+    others = ("firmware", "machine", "ima", "revocation", "accelerators", "hypervisor", "builder")
     fields = root.fields(parts, others)
     fields["format"].one_of(FORMAT)
     anchor = fields["anchor"].fields(("file", "key"))
@@ -136,7 +144,9 @@ def parse_policy(data: bytes) -> PolicyText:
         user_data=_user_data(expect.get("user_data")),
         hardware_root=host["hardware_root"].typed(bool),
         **{name: name in host and host[name].typed(bool) for name in SWITCHES},
-        host_pcrs=read_pcrs(host["pcrs"]) if "pcrs" in host else None,
+        host_pcrs=read_pcrs(host["pcrs"], RELIABLE) if "pcrs" in host else None,
+        secure_boot=_secure_boot(fields.get("firmware")),
+        debugger=_debugger(fields.get("machine")),
         ima_violations=_violations(fields.get("ima")),
         crl_file=revocation["crl"].text() if revocation else None,
         accelerators=_accelerators(fields.get("accelerators")),
@@ -158,10 +168,23 @@ def write_policy(text: PolicyText) -> bytes:
         "expect": _expectations(text),
         "host": {name: getattr(text, name) for name in ("hardware_root", *SWITCHES)},
         "accelerators": {"allowed": list(text.accelerators)},
+        **_optional_parts(text),
     }
+    lines = [f'format = "{FORMAT}"']
+    for name, members in parts.items():
+        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(members[key])}" for key in members)]
+    return ("\n".join(lines) + "\n").encode("ascii")
+
+
+def _optional_parts(text: PolicyText) -> dict[str, dict[str, object]]:
+    parts: dict[str, dict[str, object]] = {}
     if text.host_pcrs is not None:
         pcrs = sorted(text.host_pcrs.items())
         parts["host.pcrs"] = {str(index): value.hex() for index, value in pcrs}
+    if text.secure_boot is not None:
+        parts["firmware"] = {"secure_boot": text.secure_boot}
+    if text.debugger:
+        parts["machine"] = {"debugger": True}
     if text.ima_violations is not None:
         parts["ima"] = {"violations": list(text.ima_violations)}
     if text.crl_file is not None:
@@ -169,10 +192,7 @@ def write_policy(text: PolicyText) -> bytes:
     for name, digests in (("hypervisor", text.hypervisors), ("builder", text.builders)):
         if digests:
             parts[name] = {"sha256": [each.hex() for each in digests]}
-    lines = [f'format = "{FORMAT}"']
-    for name, members in parts.items():
-        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(members[key])}" for key in members)]
-    return ("\n".join(lines) + "\n").encode("ascii")
+    return parts
 
 
 def _expectations(text: PolicyText) -> dict[str, object]:
@@ -200,6 +220,14 @@ def _user_data(place: Place | None) -> bytes | None:
     if place is None:
         return None
     return b"" if place.value == "" else place.some_hexadecimal(MAX_USER_DATA)
+
+
+def _secure_boot(place: Place | None) -> bool | None:
+    return None if place is None else place.fields(("secure_boot",))["secure_boot"].typed(bool)
+
+
+def _debugger(place: Place | None) -> bool:
+    return place is not None and place.fields(("debugger",))["debugger"].typed(bool)
 
 
 def _violations(place: Place | None) -> tuple[str, ...] | None:

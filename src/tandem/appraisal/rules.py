@@ -17,6 +17,9 @@ from tandem.evidence.launch import Tag
 _READ_AGAIN: Final = "ask the guest for a new deep quote"
 _DISTRUST: Final = "do not trust this guest; look at how its host was set up"
 _ENROL: Final = "enrol the host with `tandem verifier enroll`, or give the right policy"
+_PREDICT: Final = (
+    "boot what the library's entry has; if the change is right, sign the library again"
+)
 _REBUILD: Final = "start the guest from the entry that the policy names"
 
 
@@ -111,6 +114,14 @@ class Rule(Enum):
         *("vtpm-quote-is-for-this-request", Claim.INSTANCE_IDENTITY, Link.VTPM),
         _DISTRUST,
     )
+    PLATFORM_AUTH = (
+        *("platform-auth-is-set", Claim.CONFIGURATION, Link.VTPM),
+        'boot with firmware that sets it, or let the entry say `platform_auth = "vtpm"`',
+    )
+    LOCKOUT_AUTH = (
+        *("lockout-auth-is-as-demanded", Claim.CONFIGURATION, Link.VTPM),
+        "start the guest anew from its entry; its vTPM sets lockoutAuth by itself",
+    )
     COUNTS_SHOWN = ("vtpm-ak-shows-true-counts", Claim.HARDWARE, Link.VTPM, _DISTRUST)
     VTPM_NOT_RESET = (
         *("vtpm-was-not-reset", Claim.INSTANCE_IDENTITY, Link.VTPM),
@@ -140,14 +151,44 @@ class Rule(Enum):
         *("configuration-matches-manifest", Claim.CONFIGURATION, Link.GUEST),
         _REBUILD,
     )
+    NO_DEBUGGER = (
+        *("nobody-can-debug-the-guest", Claim.RUNTIME_OPAQUE, Link.GUEST),
+        "take `debugger` out of the entry, or allow it: `[machine]`, `debugger = true`",
+    )
     CONFINEMENT = ("confinement-is-known", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
     LIBRARY = ("library-matches-manifest", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
     FIRMWARE = ("firmware-matches-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
+    VARIABLES = ("variables-match-manifest", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
+    DISKS = ("disks-match-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
     KERNEL = ("kernel-matches-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
     COMMAND_LINE = ("command-line-matches-manifest", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
     INITRD = ("initrd-matches-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
     TABLES = ("roms-match-manifest", Claim.EXECUTABLES, Link.GUEST, _REBUILD)
-    NOTHING_ELSE = ("launch-holds-nothing-else", Claim.CONFIGURATION, Link.GUEST, _REBUILD)
+    UEFI_QUOTED = (
+        *("firmware-registers-are-quoted", Claim.EXECUTABLES, Link.GUEST),
+        "ask the guest again, with `tandem guest attest --pcrs 0,1,2,3,4,5,6,7,8,9,11,12,13,14`",
+    )
+    UEFI_LOG = (
+        *("guest-log-replays", Claim.EXECUTABLES, Link.GUEST),
+        "ask the guest again: its firmware log was not the one of this boot, or was changed",
+    )
+    SECURE_BOOT = (
+        *("secure-boot-is-as-demanded", Claim.CONFIGURATION, Link.GUEST),
+        "start the guest with the variable store of the library, or change `[firmware]`",
+    )
+    UEFI_FIRMWARE = ("firmware-is-as-predicted", Claim.EXECUTABLES, Link.GUEST, _PREDICT)
+    UEFI_KEYS = ("secure-boot-keys-are-as-predicted", Claim.CONFIGURATION, Link.GUEST, _PREDICT)
+    UEFI_SIGNER = ("boot-signer-is-as-predicted", Claim.EXECUTABLES, Link.GUEST, _PREDICT)
+    UEFI_BOOT_OPTIONS = ("boot-options-are-as-predicted", Claim.CONFIGURATION, Link.GUEST, _PREDICT)
+    UEFI_PARTITIONS = ("partitions-are-as-predicted", Claim.CONFIGURATION, Link.GUEST, _PREDICT)
+    UEFI_LOADER = ("boot-loader-is-as-predicted", Claim.EXECUTABLES, Link.GUEST, _PREDICT)
+    UEFI_KERNEL = ("booted-kernel-is-as-predicted", Claim.EXECUTABLES, Link.GUEST, _PREDICT)
+    UEFI_COMMAND_LINE = (
+        *("booted-command-line-is-as-predicted", Claim.CONFIGURATION, Link.GUEST),
+        _PREDICT,
+    )
+    UEFI_INITRD = ("booted-initrd-is-as-predicted", Claim.EXECUTABLES, Link.GUEST, _PREDICT)
+    UEFI_PHASES = ("boot-sequence-is-as-predicted", Claim.EXECUTABLES, Link.GUEST, _PREDICT)
 
     def __init__(self, title: str, claim: Claim, link: Link, remedy: str) -> None:
         self.title = title
@@ -202,13 +243,20 @@ RULE_OF_TAG: Final = {
     Tag.COMMAND_LINE: Rule.COMMAND_LINE,
     Tag.INITRD: Rule.INITRD,
     Tag.TABLES: Rule.TABLES,
+    Tag.DISK: Rule.DISKS,
+    Tag.VARIABLES: Rule.VARIABLES,
 }
 
 
+UEFI: Final = frozenset((  # of a guest that boots by UEFI
+    *(Rule.UEFI_QUOTED, Rule.UEFI_LOG, Rule.SECURE_BOOT),
+    *(rule for rule in Rule if rule.title.endswith("-as-predicted")),
+))  # fmt: skip
 # What a verifier may have, or do without: these are judged where it is given or demanded.
 OPTIONAL: Final = frozenset((
     *(Rule.HOST_LOG_RECORDED, Rule.HOST_LOG_REPLAYS, Rule.HOST_LOG_DESCRIBES),
     *(Rule.IMA_REPLAYS, Rule.IMA_CLEAN, Rule.EK_CERTIFIED, Rule.NOT_REVOKED),
+    *UEFI,
 ))  # fmt: skip
 
 

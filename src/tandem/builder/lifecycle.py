@@ -25,11 +25,14 @@ class State(StrEnum):
     OPENED = auto()  # the Manager vouches for the pair; the vTPM is being forked
     COUPLED = auto()  # the vTPM holds the launch measurement; the guest is being created, paused
     RUNNING = auto()  # both halves run
+    PAUSED = auto()  # both halves live, the guest's processors are stopped; its vTPM waits for it
     CLOSING = auto()  # both halves run, the guest is being stopped
+    RESTARTING = auto()  # as closing, and the guest is to start again
     VTPM_LEFT = auto()  # the guest is gone, its vTPM is being ended
     REBOOTING = auto()  # the guest left in order to start again, its vTPM is being ended
     GUEST_LEFT = auto()  # the vTPM is gone, its guest is dying, perhaps of a reboot of its own
     STOPPED_GUEST_LEFT = auto()  # the vTPM is gone, its guest is dying and must not come again
+    RESTARTED_GUEST_LEFT = auto()  # the vTPM is gone, its guest is dying and will come again
     ABANDONED = auto()  # given up before there was a vTPM; an answer is still due
     ENDED = auto()  # nothing runs; the next launch, a reboot too, is a new pair
 
@@ -39,7 +42,10 @@ class Event(StrEnum):
 
     START_ASKED = auto()
     STOP_ASKED = auto()  # in order: the guest's system is asked
-    KILL_ASKED = auto()  # at once; also when the time for an orderly stop is over
+    KILL_ASKED = auto()  # at once
+    PAUSE_ASKED = auto()
+    RESUME_ASKED = auto()
+    RESTART_ASKED = auto()  # the guest's system is asked to stop, and the guest started again
     MEASUREMENT_MATCHED = auto()
     MEASUREMENT_DIFFERED = auto()
     PAIR_OPENED = auto()
@@ -49,6 +55,7 @@ class Event(StrEnum):
     GUEST_CREATED = auto()
     GUEST_GONE = auto()
     GUEST_REBOOTED = auto()  # gone as well, and the guest's last wish was a reset
+    GUEST_UNRULY = auto()  # lives and does not follow: its system is slow, or its hypervisor hangs
 
 
 class Action(StrEnum):
@@ -60,7 +67,8 @@ class Action(StrEnum):
     FORK_VTPM = auto()
     END_VTPM = auto()  # wipes the volatile state with it
     CREATE_GUEST_PAUSED = auto()
-    RESUME_GUEST = auto()
+    RESUME_GUEST = auto()  # at first, and after a pause
+    PAUSE_GUEST = auto()
     STOP_GUEST = auto()
     KILL_GUEST = auto()
     START_AGAIN = auto()  # as a new pair
@@ -79,6 +87,8 @@ def _step(to: State, *do: Action) -> Step:
 
 
 S, E, A = State, Event, Action
+WISHES: Final = frozenset({E.PAUSE_ASKED, E.RESUME_ASKED, E.RESTART_ASKED})
+"""What may be asked of a whole pair only: refused, to whoever asked, where the table has no row."""
 
 TABLE: Final[Mapping[tuple[State, Event], Step]] = MappingProxyType({
     (S.PLANNED, E.START_ASKED): _step(S.MEASURING, A.MEASURE),
@@ -110,28 +120,57 @@ TABLE: Final[Mapping[tuple[State, Event], Step]] = MappingProxyType({
     (S.RUNNING, E.VTPM_GONE): _step(S.GUEST_LEFT, A.KILL_GUEST),
     (S.RUNNING, E.STOP_ASKED): _step(S.CLOSING, A.STOP_GUEST),
     (S.RUNNING, E.KILL_ASKED): _step(S.CLOSING, A.KILL_GUEST),
+    (S.RUNNING, E.RESTART_ASKED): _step(S.RESTARTING, A.STOP_GUEST),
+    (S.RUNNING, E.PAUSE_ASKED): _step(S.PAUSED, A.PAUSE_GUEST),
+    (S.RUNNING, E.RESUME_ASKED): _step(S.RUNNING),
+    (S.RUNNING, E.GUEST_UNRULY): _step(S.CLOSING, A.KILL_GUEST),
+    (S.PAUSED, E.RESUME_ASKED): _step(S.RUNNING, A.RESUME_GUEST),
+    (S.PAUSED, E.PAUSE_ASKED): _step(S.PAUSED),
+    (S.PAUSED, E.GUEST_GONE): _step(S.VTPM_LEFT, A.END_VTPM),
+    (S.PAUSED, E.GUEST_REBOOTED): _step(S.REBOOTING, A.END_VTPM),  # just before the pause
+    (S.PAUSED, E.VTPM_GONE): _step(S.GUEST_LEFT, A.KILL_GUEST),
+    (S.PAUSED, E.STOP_ASKED): _step(S.CLOSING, A.RESUME_GUEST, A.STOP_GUEST),  # it must run for it
+    (S.PAUSED, E.KILL_ASKED): _step(S.CLOSING, A.KILL_GUEST),
+    (S.PAUSED, E.GUEST_UNRULY): _step(S.CLOSING, A.KILL_GUEST),
+    (S.PAUSED, E.RESTART_ASKED): _step(S.RESTARTING, A.RESUME_GUEST, A.STOP_GUEST),
     (S.CLOSING, E.GUEST_CREATED): _step(S.CLOSING, A.KILL_GUEST),  # created after the stop
     (S.CLOSING, E.GUEST_GONE): _step(S.VTPM_LEFT, A.END_VTPM),
     (S.CLOSING, E.GUEST_REBOOTED): _step(S.VTPM_LEFT, A.END_VTPM),
     (S.CLOSING, E.VTPM_GONE): _step(S.STOPPED_GUEST_LEFT, A.KILL_GUEST),
     (S.CLOSING, E.STOP_ASKED): _step(S.CLOSING, A.STOP_GUEST),
     (S.CLOSING, E.KILL_ASKED): _step(S.CLOSING, A.KILL_GUEST),
+    (S.CLOSING, E.GUEST_UNRULY): _step(S.CLOSING, A.KILL_GUEST),
+    (S.RESTARTING, E.GUEST_GONE): _step(S.REBOOTING, A.END_VTPM),
+    (S.RESTARTING, E.GUEST_REBOOTED): _step(S.REBOOTING, A.END_VTPM),
+    (S.RESTARTING, E.VTPM_GONE): _step(S.RESTARTED_GUEST_LEFT, A.KILL_GUEST),
+    (S.RESTARTING, E.STOP_ASKED): _step(S.CLOSING),  # its system was asked already
+    (S.RESTARTING, E.KILL_ASKED): _step(S.CLOSING, A.KILL_GUEST),
+    (S.RESTARTING, E.GUEST_UNRULY): _step(S.RESTARTING, A.KILL_GUEST),
     (S.VTPM_LEFT, E.VTPM_READY): _step(S.VTPM_LEFT, A.END_VTPM),  # ready after the stop
     (S.VTPM_LEFT, E.VTPM_GONE): _step(S.ENDED, A.CLOSE_PAIR),
     (S.VTPM_LEFT, E.STOP_ASKED): _step(S.VTPM_LEFT),
     (S.VTPM_LEFT, E.KILL_ASKED): _step(S.VTPM_LEFT, A.END_VTPM),
+    (S.VTPM_LEFT, E.GUEST_UNRULY): _step(S.VTPM_LEFT),
     (S.REBOOTING, E.VTPM_GONE): _step(S.ENDED, A.CLOSE_PAIR, A.START_AGAIN),
     (S.REBOOTING, E.STOP_ASKED): _step(S.VTPM_LEFT),
     (S.REBOOTING, E.KILL_ASKED): _step(S.VTPM_LEFT, A.END_VTPM),
+    (S.REBOOTING, E.GUEST_UNRULY): _step(S.REBOOTING),
     (S.GUEST_LEFT, E.GUEST_GONE): _step(S.ENDED, A.CLOSE_PAIR),
     (S.GUEST_LEFT, E.GUEST_REBOOTED): _step(S.ENDED, A.CLOSE_PAIR, A.START_AGAIN),
     (S.GUEST_LEFT, E.STOP_ASKED): _step(S.STOPPED_GUEST_LEFT, A.KILL_GUEST),
     (S.GUEST_LEFT, E.KILL_ASKED): _step(S.STOPPED_GUEST_LEFT, A.KILL_GUEST),
+    (S.GUEST_LEFT, E.GUEST_UNRULY): _step(S.GUEST_LEFT),
     (S.STOPPED_GUEST_LEFT, E.GUEST_CREATED): _step(S.STOPPED_GUEST_LEFT, A.KILL_GUEST),
     (S.STOPPED_GUEST_LEFT, E.GUEST_GONE): _step(S.ENDED, A.CLOSE_PAIR),
     (S.STOPPED_GUEST_LEFT, E.GUEST_REBOOTED): _step(S.ENDED, A.CLOSE_PAIR),
     (S.STOPPED_GUEST_LEFT, E.STOP_ASKED): _step(S.STOPPED_GUEST_LEFT),
     (S.STOPPED_GUEST_LEFT, E.KILL_ASKED): _step(S.STOPPED_GUEST_LEFT, A.KILL_GUEST),
+    (S.STOPPED_GUEST_LEFT, E.GUEST_UNRULY): _step(S.STOPPED_GUEST_LEFT),
+    (S.RESTARTED_GUEST_LEFT, E.GUEST_GONE): _step(S.ENDED, A.CLOSE_PAIR, A.START_AGAIN),
+    (S.RESTARTED_GUEST_LEFT, E.GUEST_REBOOTED): _step(S.ENDED, A.CLOSE_PAIR, A.START_AGAIN),
+    (S.RESTARTED_GUEST_LEFT, E.STOP_ASKED): _step(S.STOPPED_GUEST_LEFT),
+    (S.RESTARTED_GUEST_LEFT, E.KILL_ASKED): _step(S.STOPPED_GUEST_LEFT),
+    (S.RESTARTED_GUEST_LEFT, E.GUEST_UNRULY): _step(S.RESTARTED_GUEST_LEFT),
 })  # fmt: skip
 
 

@@ -16,17 +16,22 @@ from tandem.hypervisor.descriptors import connect
 from tandem.wire.builder_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
+    AskEndings,
     AskEvents,
     AskGuests,
     AskHostVtpm,
     AttachAttester,
     AttachConsole,
+    AttachDebugger,
     Attached,
     Events,
     Guests,
     GuestStopped,
     HostVtpm,
+    PauseGuest,
     Progress,
+    RestartGuest,
+    ResumeGuest,
     StartGuest,
     StartHostVtpm,
     StopGuest,
@@ -55,8 +60,10 @@ class BuilderClient(Connection):
             ) from error
         super().__init__(Channel(sock, sends=BUILDER_REQUESTS, receives=BUILDER_ANSWERS))
 
-    def start(self, request: StartGuest, on_step: Callable[[str, int], None]) -> Pairs:
-        """Start a guest; `on_step` is told of each step and its microseconds since the start."""
+    def start(
+        self, request: StartGuest | RestartGuest, on_step: Callable[[str, int], None]
+    ) -> Pairs:
+        """Start a guest, or again; `on_step` is told of each step and its microseconds."""
         self._send(request)
         while isinstance(reply := self._receive(), Progress):
             on_step(reply.step, reply.microseconds)
@@ -67,9 +74,21 @@ class BuilderClient(Connection):
         self._send(request)
         expect(self._receive(), GuestStopped)
 
+    def hold(self, request: PauseGuest | ResumeGuest) -> Pairs:
+        """Pause a guest or let it go on; gives its pair once that is done."""
+        self._send(request)
+        return _pairs(expect(self._receive(), Guests))
+
     def guests(self, name: str = "") -> Pairs:
         """Give every pair in brief, or all about the one of guest `name`."""
-        self._send(AskGuests(name=name))
+        return self._listed(AskGuests(name=name))
+
+    def endings(self) -> Pairs:
+        """Give how the newest pair of each guest ended."""
+        return self._listed(AskEndings())
+
+    def _listed(self, request: AskGuests | AskEndings) -> Pairs:
+        self._send(request)
         found: Pairs = []
         while True:
             page = expect(self._receive(), Guests)
@@ -96,7 +115,7 @@ class BuilderClient(Connection):
         shown: dict[str, Any] = json.loads(expect(self._receive(), HostVtpm).vtpm)
         return shown
 
-    def attach(self, request: AttachConsole | AttachAttester) -> socket.socket:
+    def attach(self, request: AttachConsole | AttachAttester | AttachDebugger) -> socket.socket:
         """Connect to a port of a running guest."""
         self._send(request)
         reply, descriptors = self._receive_any()

@@ -6,15 +6,23 @@ import argparse
 import json
 import socket
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tandem.cli import guest_attest, guest_console, guest_watch
+from tandem.cli import guest_attest, guest_console, guest_debug, guest_watch
 from tandem.cli.builder_client import BuilderClient, Pairs
 from tandem.cli.output import add_json, read_file, seconds, show_done
 from tandem.values import checked_name
-from tandem.wire.builder_rpc import AttachConsole, StartGuest, StopGuest
+from tandem.wire.builder_rpc import (
+    AttachConsole,
+    PauseGuest,
+    RestartGuest,
+    ResumeGuest,
+    StartGuest,
+    StopGuest,
+)
 
 STOP_SECONDS: Final = 30
 EXAMPLES: Final = """\
@@ -25,7 +33,11 @@ examples:
   tandem guest show web                    the pair, its launch, its time line
   tandem guest attest web --nonce 6c1f... -o evidence.json
   tandem guest console web                 Ctrl-] leaves it
-  tandem guest stop web
+  tandem guest pause web                   its processors stand still, its vTPM waits
+  tandem guest resume web
+  tandem guest restart web                 a new pair, with the same persistent vTPM
+  tandem guest stop web                    its system is asked; powered off when it takes too long
+  tandem guest list --ended                why the others are gone
 """
 Commands = argparse._SubParsersAction  # argparse names the type of add_subparsers nowhere else
 
@@ -51,20 +63,30 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     stop = _verb(verbs, "stop", run_stop, "stop a guest, and its vTPM with it")
     stop.add_argument("--kill", action="store_true", help="power off without asking its system")
-    stop.add_argument(
-        "--timeout",
-        type=seconds,
-        default=STOP_SECONDS,
-        metavar="SECONDS",
-        help=f"power off when its system has not ended by then (default {STOP_SECONDS})",
-    )
+    restart = _verb(verbs, "restart", run_restart, "stop a guest and start it again, as a new pair")
+    for each in (stop, restart):
+        each.add_argument(
+            "--timeout",
+            type=seconds,
+            default=STOP_SECONDS,
+            metavar="SECONDS",
+            help=f"power off when its system has not ended by then (default {STOP_SECONDS})",
+        )
+    kill = _verb(verbs, "kill", run_stop, "power a guest off, as `stop --kill` does")
+    kill.set_defaults(kill=True, timeout=0)
+    _verb(verbs, "pause", run_pause, "stop a guest's processors; its vTPM waits for it")
+    _verb(verbs, "resume", run_resume, "let a paused guest go on")
     _verb(verbs, "show", run_show, "show a pair and what was measured of its launch")
     listing = verbs.add_parser("list", help="list the pairs that run")
     listing.add_argument("--watch", action="store_true", help="go on showing what changes")
+    listing.add_argument(
+        "--ended", action="store_true", help="why guests are gone, since the builder was started"
+    )
     listing.add_argument("--names", action="store_true", help="names alone, for scripts")
     add_json(listing)
     listing.set_defaults(run=run_list)
     guest_console.declare(_verb(verbs, "console", guest_console.run, "use the serial console"))
+    _verb(verbs, "debug", guest_debug.run, "connect gdb, where the guest's entry allows it")
     guest_attest.declare(_verb(verbs, "attest", guest_attest.run, "get evidence from a guest"))
 
 
@@ -82,10 +104,17 @@ def run_start(args: argparse.Namespace) -> int:
         manifest=str(Path(args.library).absolute()) if args.library else "",
         keys=tuple(read_file(path, "public key") for path in args.library_key),
     )
-    told: dict[str, int] = {}
+    return _follow_start(args, request)
 
+
+def run_restart(args: argparse.Namespace) -> int:
+    """Stop a guest, start it again, and tell the time of each step of the new start."""
+    name = checked_name(args.name, "guest")
+    return _follow_start(args, RestartGuest(name=name, seconds=args.timeout))
+
+
+def _follow_start(args: argparse.Namespace, request: StartGuest | RestartGuest) -> int:
     def tell(step: str, microseconds: int) -> None:
-        told[step] = microseconds
         if not args.json:
             print(f"{microseconds / 1000:8.1f} ms  {step}", flush=True)
 
@@ -95,6 +124,24 @@ def run_start(args: argparse.Namespace) -> int:
         print(json.dumps(pairs, sort_keys=True))
     else:
         print(f"guest {args.name} runs as pair {pairs[0]['pair_id']}")
+    return 0
+
+
+def run_pause(args: argparse.Namespace) -> int:
+    """Pause a guest."""
+    return _hold(args, PauseGuest(name=checked_name(args.name, "guest")))
+
+
+def run_resume(args: argparse.Namespace) -> int:
+    """Let a paused guest go on."""
+    return _hold(args, ResumeGuest(name=checked_name(args.name, "guest")))
+
+
+def _hold(args: argparse.Namespace, request: PauseGuest | ResumeGuest) -> int:
+    with BuilderClient(Path(args.host)) as builder:
+        [pair] = builder.hold(request)
+    shown = {"guest": pair["guest"], "pair_id": pair["pair_id"], "state": pair["state"]}
+    show_done(args, shown, f"guest {pair['guest']} is {pair['state']}")
     return 0
 
 
@@ -111,12 +158,22 @@ def run_list(args: argparse.Namespace) -> int:
     """List the pairs, once or for as long as somebody looks."""
     if args.watch:
         return guest_watch.watch(Path(args.host), as_table, as_json=args.json)
+    if args.ended:
+        return run_list_ended(args)
     with BuilderClient(Path(args.host)) as builder:
         pairs = builder.guests()
     if args.names and not args.json:
         print("".join(f"{pair['guest']}\n" for pair in pairs), end="")
         return 0
     print(json.dumps(pairs, sort_keys=True) if args.json else as_table(pairs))
+    return 0
+
+
+def run_list_ended(args: argparse.Namespace) -> int:
+    """List how the newest pair of each guest ended."""
+    with BuilderClient(Path(args.host)) as builder:
+        endings = builder.endings()
+    print(json.dumps(endings, sort_keys=True) if args.json else endings_as_table(endings))
     return 0
 
 
@@ -142,6 +199,30 @@ def as_table(pairs: Pairs) -> str:
         )
         for pair in pairs
     ]
+    return _in_columns(rows)
+
+
+def endings_as_table(endings: Pairs) -> str:
+    """Lay endings out in columns, the newest last."""
+    if not endings:
+        return "no guest has ended since the builder was started"
+    rows = [("GUEST", "ENDED", "LAUNCH", "PAIR", "WHY")]
+    rows += [
+        (
+            *(each["guest"], _clock(each["ended_at"])),
+            *(str(each["launch_number"]), each["pair_id"][:12]),
+            each["words"] + (f" [{each['code']}]" if each["code"] else ""),
+        )
+        for each in endings
+    ]
+    return _in_columns(rows)
+
+
+def _clock(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _in_columns(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -22,10 +22,10 @@ MAX_USER_DATA: Final = 64
 SELECT_SIZE: Final = 3  # sizeofSelect for 24 PCRs (PC Client PTP)
 REQUEST_SIZE: Final = NONCE_SIZE + SELECT_SIZE + 1 + MAX_USER_DATA  # of the request index, 100
 
-VTPM_QUOTE_TAG: Final = b"TANDEM-VQUOTE-1\0"
+VTPM_QUOTE_TAG: Final = b"TANDEM-VQUOTE-2\0"
 LEAF_TAG: Final = b"TANDEM-DQLEAF-1\0"
 
-FORMAT: Final = "tandem-deep-quote-1"
+FORMAT: Final = "tandem-deep-quote-2"
 ANSWER_MAGIC: Final = b"TDQ1"
 ANSWER_HEADER_SIZE: Final = 12
 MAX_ANSWER: Final = 8 * 2048 - ANSWER_HEADER_SIZE  # eight NV indices, less the header
@@ -63,10 +63,17 @@ def parse_request(data: bytes) -> DeepQuoteRequest:
     return DeepQuoteRequest(nonce=nonce, user_data=user_data, registers=registers)
 
 
-def qualifying_data(nonce: bytes, user_data: bytes, record_digest: bytes) -> bytes:
-    """Give what the vTPM's quote is qualified with: who asked, for what channel, in which pair."""
-    user_digest = hashlib.sha256(user_data).digest()
-    return hashlib.sha256(VTPM_QUOTE_TAG + nonce + user_digest + record_digest).digest()
+def qualifying_data(
+    nonce: bytes, user_data: bytes, record_digest: bytes, authorizations: bytes
+) -> bytes:
+    """Give what the vTPM's quote is qualified with.
+
+    Who asked, for what channel, in which pair, and how the vTPM's authorizations stood by then.
+    """
+    digests = (hashlib.sha256(each).digest() for each in (user_data, authorizations))
+    user_digest, authorizations_digest = digests
+    whole = VTPM_QUOTE_TAG + nonce + user_digest + record_digest + authorizations_digest
+    return hashlib.sha256(whole).digest()
 
 
 def quote_digest(attest: bytes, signature: bytes) -> bytes:
@@ -89,6 +96,7 @@ class DeepQuote:
     vtpm_attest: bytes  # TPMS_ATTEST
     vtpm_signature: bytes  # TPMT_SIGNATURE
     vtpm_pcrs: dict[int, bytes]  # SHA-256 bank, the quoted registers
+    authorizations: bytes  # Authorizations, encoded
     record: bytes  # PairRecord, encoded
     salt: bytes
     leaf_index: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from tandem.errors import UntrustedInput
@@ -12,6 +12,8 @@ from tandem.evidence.strict_json import Place
 from tandem.values import SHA256_SIZE
 
 REGISTERS: Final = range(24)  # PC Client Platform TPM Profile, section 4.6
+RESETTABLE: Final = (16, 23)  # by anybody, at locality 0 (PC Client PTP, section 4.6)
+RELIABLE: Final = tuple(each for each in REGISTERS if each not in RESETTABLE)
 
 
 def extend(value: bytes, digest: bytes, bank: str) -> bytes:
@@ -49,9 +51,9 @@ def pcr_digest(values: Mapping[int, bytes]) -> bytes:
     return hashlib.sha256(b"".join(values[index] for index in sorted(values))).digest()
 
 
-def read_pcrs(place: Place) -> dict[int, bytes]:
-    """Read values of the SHA-256 bank, by index, from a document."""
-    known = {str(index) for index in REGISTERS}
+def read_pcrs(place: Place, registers: Iterable[int] = REGISTERS) -> dict[int, bytes]:
+    """Read values of the SHA-256 bank, by index, from a document that may name these registers."""
+    known = {str(index) for index in registers}
     return {
         int(index): value.hexadecimal(SHA256_SIZE)
         for index, value in place.fields((), known).items()

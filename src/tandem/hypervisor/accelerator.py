@@ -24,6 +24,8 @@ FIRMWARE_SIZE: Final = 64 * 1024
 RESET_VECTOR: Final = 16  # bytes before the end of the firmware
 ANSWER_CODE: Final = bytes((0xB0, ANSWER, 0xE6, DEBUG_PORT))  # mov $ANSWER, %al; out %al, $PORT
 HLT: Final = b"\xf4"
+# Should the builder die meanwhile; preexec_fn is not for processes with threads.
+END_WITH_PARENT: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 
 
 def device_groups(device: Path = DEVICE) -> tuple[int, ...] | None:
@@ -60,6 +62,7 @@ def _firmware() -> bytes:
 
 def _answers(executable: Path, cpu: str, firmware: int, uid: int, groups: tuple[int, ...]) -> bool:
     command = [
+        *END_WITH_PARENT,
         *(str(executable), "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "q35", "-accel", "kvm", "-cpu", cpu, "-m", "16M"),
         *("-bios", f"/proc/self/fd/{firmware}"),

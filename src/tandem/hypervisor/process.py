@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -80,6 +81,7 @@ def start_time(pid: int) -> int | None:
     return int(after_name[START_TIME_FIELD - 3])
 
 
+@cache
 def boot_id() -> str:
     """Give the kernel's name for this boot."""
     return BOOT_ID.read_text(encoding="ascii").strip()

@@ -21,22 +21,24 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 from qemu.qmp.protocol import StateError
 
 from tandem.errors import HostError, Refused
+from tandem.evidence.guest_entry import DirectBoot, UefiBoot
 from tandem.evidence.launch import Blob
 from tandem.evidence.launch_plan import Accelerator, confinement
 from tandem.hypervisor import accelerator, qemu_args
 from tandem.hypervisor.descriptors import Descriptors, connect, file_identity
-from tandem.hypervisor.driver import End, Execution, Identity, Launcher, Plan
+from tandem.hypervisor.driver import End, Execution, Identity, Inputs, Launcher, Plan
+from tandem.hypervisor.kernel_check import HEAD_SIZE, check_kernel
 from tandem.hypervisor.process import Process
 from tandem.hypervisor.qemu_args import EXECUTABLE
+from tandem.hypervisor.qemu_events import ENDS, MAX_LOG, end_of_event, end_of_log
 
 MINIMUM: Final = (7, 2)
 ANSWER_SECONDS: Final = 30.0
 DRAIN_SECONDS: Final = 1.0
 FIRST_NUMBER: Final = 10  # of the descriptors that QEMU inherits
 QMP, CONSOLE, ATTESTER = "qmp.sock", "console.sock", "attester.sock"
-CONSOLE_LOG, OUTPUT, ROMS = "console.log", "hypervisor.log", "roms"
-LINUX_MAGIC: Final = b"HdrS"  # Linux x86 boot protocol, header at 0x1f1: field `header`
-LINUX_MAGIC_OFFSET: Final = 0x202
+DEBUGGER: Final = "debugger.sock"
+CONSOLE_LOG, QMP_LOG, OUTPUT, ROMS = "console.log", "qmp.log", "hypervisor.log", "roms"
 
 
 class Qemu:
@@ -75,21 +77,20 @@ class Qemu:
         """Give the confinement that a machine runs under."""
         return confinement()
 
-    def check(self, rom_names: tuple[str, ...], kernel: int) -> None:
+    def check(
+        self, boot: DirectBoot | UefiBoot, rom_names: tuple[str, ...], inputs: Inputs
+    ) -> None:
         """Refuse other ROMs than those that are loaded, and a kernel that needs others."""
-        if sorted(rom_names) != sorted(qemu_args.LOADED_ROMS):
+        loaded = qemu_args.loaded_roms(kernel=boot.kernel is not None)
+        if sorted(rom_names) != sorted(loaded):
             raise Refused(
                 "TDM-QEMU-ROMS-DIFFER",
                 f"the entry measures the ROMs {', '.join(rom_names) or 'none'}, but this machine "
-                f"loads {', '.join(qemu_args.LOADED_ROMS)}",
+                f"loads {', '.join(loaded)}",
                 hint="leave `roms` out of the library's source: `tandem library sign` fills it in",
             )
-        if os.pread(kernel, len(LINUX_MAGIC), LINUX_MAGIC_OFFSET) != LINUX_MAGIC:
-            raise Refused(
-                "TDM-QEMU-KERNEL-KIND",
-                "the kernel is no Linux bzImage, so QEMU would load a ROM that nobody measured",
-                hint="give the vmlinuz of a distribution, not a vmlinux",
-            )
+        if inputs.kernel is not None:
+            check_kernel(boot, os.pread(inputs.kernel, HEAD_SIZE, 0))
 
     async def create_paused(self, plan: Plan, launch: Launcher) -> QemuGuest:
         """Start QEMU with `-S`, and give it back once it answers."""
@@ -108,6 +109,15 @@ class Qemu:
     async def adopt(self, directory: Path, process: Process) -> QemuGuest:
         """Connect to the machine's monitor again."""
         return await QemuGuest.take(directory, process)
+
+    def last_end(self, directory: Path) -> End:
+        """Read the end of the monitor's log."""
+        try:
+            with (directory / QMP_LOG).open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - MAX_LOG))
+                return end_of_log(log.read(MAX_LOG))
+        except OSError:
+            return End.GONE  # it was never started, or its directory is gone
 
     def _examine(self, descriptor: int) -> Identity:
         digests = {name: hashlib.new(name) for name in ("sha256", "sha384")}
@@ -140,32 +150,49 @@ class Qemu:
             )
         directory = opened.open(plan.directory, os.O_RDONLY | os.O_DIRECTORY)
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        plain = {
-            "firmware": plan.inputs.firmware,
-            "kernel": plan.inputs.kernel,
-            "initrd": plan.inputs.initrd,
-            "vtpm_control": plan.vtpm_control,
-            "qmp": opened.listen(directory, QMP),
-            "console": opened.listen(directory, CONSOLE),
-            "attester": opened.listen(directory, ATTESTER),
-            "console_log": opened.open(CONSOLE_LOG, append, at=directory),
-        }
-        named = {name: FIRST_NUMBER + index for index, name in enumerate(plain)}
-        inherited = {named[name]: descriptor for name, descriptor in plain.items()}
-        roms = {}
-        for name, descriptor in plan.inputs.roms.items():
-            roms[name] = FIRST_NUMBER + len(inherited)
-            inherited[roms[name]] = descriptor
-        number = FIRST_NUMBER + len(inherited)
-        inherited[number] = _rom_directory(directory, roms, opened)
-        numbers = qemu_args.Numbers(**named, rom_directory=number)
+        given, numbering = plan.inputs, Numbering()
+        roms = {name: numbering.inherit(rom) for name, rom in given.roms.items()}
+        numbers = qemu_args.Numbers(
+            firmware=numbering.inherit(given.firmware),
+            kernel=numbering.inherit_any(given.kernel),
+            initrd=numbering.inherit_any(given.initrd),
+            variables=numbering.inherit_any(given.variables),
+            rom_directory=numbering.inherit(_rom_directory(directory, roms, opened)),
+            disks={name: numbering.inherit(disk) for name, disk in given.disks.items()},
+            vtpm_control=numbering.inherit(plan.vtpm_control),
+            qmp=numbering.inherit(opened.listen(directory, QMP)),
+            console=numbering.inherit(opened.listen(directory, CONSOLE)),
+            attester=numbering.inherit(opened.listen(directory, ATTESTER)),
+            debugger=numbering.inherit(opened.listen(directory, DEBUGGER))
+            if plan.configuration["debugger"]
+            else None,
+            console_log=numbering.inherit(opened.open(CONSOLE_LOG, append, at=directory)),
+            qmp_log=numbering.inherit(opened.open(QMP_LOG, append, at=directory)),
+        )
         return Execution(
             argv=qemu_args.arguments(plan.configuration, plan.command_line, numbers),
             executable=executable,
             output=opened.open(OUTPUT, append, at=directory),
             groups=_groups(plan.configuration),
-            inherited=inherited,
+            inherited=numbering.inherited,
         )
+
+
+class Numbering:
+    """Gives descriptors their numbers in QEMU's process."""
+
+    def __init__(self) -> None:
+        self.inherited: dict[int, int] = {}
+
+    def inherit(self, descriptor: int) -> int:
+        """Number a descriptor."""
+        number = FIRST_NUMBER + len(self.inherited)
+        self.inherited[number] = descriptor
+        return number
+
+    def inherit_any(self, descriptor: int | None) -> int | None:
+        """Number a descriptor, where there is one."""
+        return None if descriptor is None else self.inherit(descriptor)
 
 
 class QemuGuest:
@@ -204,6 +231,10 @@ class QemuGuest:
         """`cont`."""
         await self._execute("cont")
 
+    async def pause(self) -> None:
+        """`stop`."""
+        await self._execute("stop")
+
     async def ask_to_stop(self) -> None:
         """`system_powerdown`."""
         await self._execute("system_powerdown")
@@ -228,6 +259,17 @@ class QemuGuest:
         """Connect to the attester's port, which has one place."""
         return await self._connect("attester", ATTESTER)
 
+    async def connect_debugger(self) -> socket.socket:
+        """Connect to the gdbstub, which has one place; it pauses the machine by itself."""
+        if not (self._directory / DEBUGGER).exists():
+            raise Refused(
+                "TDM-GUEST-NO-DEBUGGER",
+                "the guest was started without a debugger",
+                hint="say `debugger = true` in its entry, sign it, and start it again: a verifier "
+                "sees that, and refuses it unless its policy allows debuggers",
+            )
+        return await self._connect("debugger", DEBUGGER)
+
     async def close(self) -> None:
         """Leave the monitor; QEMU runs on."""
         with suppress(QMPError, OSError, EOFError):
@@ -235,8 +277,8 @@ class QemuGuest:
         await asyncio.gather(self._listener, return_exceptions=True)
 
     async def _listen(self) -> None:
-        """Remember how the machine was shut down, until the monitor closes."""
-        with self._monitor.listener(("SHUTDOWN",)) as events:
+        """Remember how the machine went, until the monitor closes."""
+        with self._monitor.listener((*ENDS, "SHUTDOWN")) as events:
             waiting = asyncio.create_task(events.get())
             closed = asyncio.create_task(self._until_closed())
             while True:
@@ -244,10 +286,18 @@ class QemuGuest:
                 if not waiting.done():
                     waiting.cancel()
                     return
-                data = waiting.result().get("data")
-                if isinstance(data, Mapping) and data.get("reason") == "guest-reset":
-                    self._end = End.REBOOT
+                self._take(waiting.result())
                 waiting = asyncio.create_task(events.get())
+
+    def _take(self, event: Mapping[str, object]) -> None:
+        """Take an event of QEMU; the first that says why the machine goes is the reason."""
+        if self._end is not End.GONE:
+            return
+        self._end = end_of_event(event)
+        if self._end is End.SLEPT:
+            # `disable_s3` only hides S3 from the guest's tables: its root can still write the
+            # register.  Waking up would reset the TPM under the guest, so the pair ends here.
+            self.kill()
 
     async def _until_closed(self) -> None:
         while self._monitor.runstate.name == "RUNNING":

@@ -32,6 +32,36 @@ class StopGuest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PauseGuest:
+    """Stop a guest's processors; `Guests` with the one pair comes when they stand still."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeGuest:
+    """Let a paused guest go on; `Guests` with the one pair comes when it runs."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartGuest:
+    """Stop a guest and start it again, as a new pair; answered as `StartGuest` is.
+
+    Whoever closes the connection gives nothing up.
+    """
+
+    name: str
+    seconds: int  # how long its system may take before it is powered off
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskEndings:
+    """Ask how each guest's newest pair ended; `Guests` comes with an object for each ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AskGuests:
     """Ask for every pair that runs, or for all about the one of guest `name`."""
 
@@ -70,6 +100,13 @@ class AttachConsole:
 @dataclass(frozen=True, kw_only=True)
 class AttachAttester:
     """Ask for a connection to the attester inside the guest (virtio-serial)."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachDebugger:
+    """Ask for a connection to the guest's debugger, where its entry has one."""
 
     name: str
 
@@ -124,9 +161,14 @@ BUILDER_REQUESTS: Final = MessageSet(
     "command line to builder",
     StartGuest,
     StopGuest,
+    PauseGuest,
+    ResumeGuest,
+    RestartGuest,
     AskGuests,
+    AskEndings,
     AttachConsole,
     AttachAttester,
+    AttachDebugger,
     StartHostVtpm,
     StopHostVtpm,
     AskHostVtpm,

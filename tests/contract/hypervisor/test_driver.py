@@ -19,9 +19,16 @@ from pathlib import Path
 import pytest
 
 from tandem.errors import HostError, Refused
+from tandem.evidence.guest_entry import (
+    DirectBoot,
+    GuestEntry,
+    Machine,
+    PlatformAuth,
+    UefiBoot,
+)
 from tandem.evidence.launch import Blob
 from tandem.evidence.launch_plan import Accelerator, machine_configuration
-from tandem.evidence.manifest import GuestEntry, Machine, ManifestFile
+from tandem.evidence.manifest_file import ManifestFile
 from tandem.hypervisor.descriptors import connect
 from tandem.hypervisor.driver import (
     End,
@@ -42,11 +49,15 @@ ENTRY = GuestEntry(
     hypervisor="qemu",
     group="default",
     ephemeral=False,
-    kernel=FILE,
-    initrd=FILE,
-    firmware=FILE,
-    roms=(FILE, FILE),
-    command_line="",
+    boot=DirectBoot(
+        kernel=FILE,
+        initrd=FILE,
+        firmware=FILE,
+        roms=(FILE, FILE),
+        command_line="",
+        platform_auth=PlatformAuth.FIRMWARE,
+    ),
+    disks=(),
     machine=Machine(type="q35", cpu="max", cpus=1, memory_mib=64),
 )
 ROMS = ("kvmvapic.bin", "linuxboot_dma.bin")
@@ -72,6 +83,10 @@ class PaperGuest:
         if not self._process.alive:
             raise HostError("TDM-PAPER", "gone", hint="start another")
 
+    async def pause(self) -> None:
+        if not self._process.alive:
+            raise HostError("TDM-PAPER", "gone", hint="start another")
+
     async def ask_to_stop(self) -> None:
         self._process.kill()
 
@@ -87,6 +102,9 @@ class PaperGuest:
 
     async def connect_attester(self) -> socket.socket:
         return self._connect("attester")
+
+    async def connect_debugger(self) -> socket.socket:
+        raise Refused("TDM-GUEST-NO-DEBUGGER", "paper has none", hint="take another machine")
 
     async def close(self) -> None:
         for each in self._connected.values():
@@ -113,7 +131,9 @@ class PaperHypervisor:
     def policy(self) -> bytes:
         return b"{}"
 
-    def check(self, rom_names: tuple[str, ...], kernel: int) -> None:
+    def check(
+        self, boot: DirectBoot | UefiBoot, rom_names: tuple[str, ...], inputs: Inputs
+    ) -> None:
         if sorted(rom_names) != sorted(ROMS):
             raise Refused("TDM-PAPER-ROMS", "other ROMs", hint="name those")
 
@@ -139,6 +159,9 @@ class PaperHypervisor:
 
     async def adopt(self, directory: Path, process: Process) -> Guest:
         return PaperGuest(directory, process)
+
+    def last_end(self, directory: Path) -> End:
+        return End.GONE
 
 
 class Bench:
@@ -180,6 +203,8 @@ class Bench:
                 firmware=self._memory(Path("/usr/share/seabios/bios-256k.bin").read_bytes()),
                 kernel=self._memory(KERNEL.read_bytes()),
                 initrd=self._memory(b"x"),
+                variables=None,
+                disks={},
                 roms={name: self._memory((ROM_FOLDER / name).read_bytes()) for name in ROMS},
             ),
             vtpm_control=self._vtpm(),
@@ -311,12 +336,12 @@ def test_a_machine_outlives_who_created_it_and_is_adopted(bench: Bench) -> None:
 
 def test_other_roms_than_those_that_load_are_refused(bench: Bench) -> None:
     # Given an entry that measures one ROM of two
-    [kernel] = [bench.plan().inputs.kernel]
+    inputs = bench.plan().inputs
     # When its inputs are checked
     # Then the driver refuses, and takes both
     with pytest.raises(Refused):
-        bench.hypervisor.check(ROMS[:1], kernel)
-    bench.hypervisor.check(ROMS, kernel)
+        bench.hypervisor.check(ENTRY.boot, ROMS[:1], inputs)
+    bench.hypervisor.check(ENTRY.boot, ROMS, inputs)
 
 
 def test_another_hypervisor_than_the_measured_one_is_not_started(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tandem.appraisal.anchor import seal_anchor
 from tandem.appraisal.appraise import Given, appraise
 from tandem.appraisal.policy import Policy, PolicyText
 from tandem.appraisal.verdict import Finding, Verdict
+from tandem.evidence.authorizations import Authorizations, Standing
 from tandem.evidence.bundle import write_evidence
 from tandem.evidence.deep_quote import (
     FORMAT,
@@ -35,6 +36,7 @@ from tandem.evidence.deep_quote import (
 from tandem.evidence.ek_template import rsa_ek_name
 from tandem.evidence.envelope import PrivateKey, seal_envelope
 from tandem.evidence.event_log import parse_event_log, write_launch_log, write_log
+from tandem.evidence.guest_entry import GuestEntry
 from tandem.evidence.launch import Blob, LaunchEvent
 from tandem.evidence.launch_plan import (
     builder_event,
@@ -44,7 +46,7 @@ from tandem.evidence.launch_plan import (
     manifest_event,
     policy_event,
 )
-from tandem.evidence.manifest import PAYLOAD_TYPE, GuestEntry, Manifest, parse_manifest
+from tandem.evidence.manifest import PAYLOAD_TYPE, Manifest, parse_manifest
 from tandem.evidence.merkle import tree_paths
 from tandem.evidence.pair_record import FORMAT as RECORD_FORMAT
 from tandem.evidence.pair_record import PairRecord, record_digest
@@ -66,6 +68,7 @@ MAGIC, ST_QUOTE = 0xFF544347, 0x8018
 EV_SEPARATOR = 4
 FIRMWARE = 0x0007000200000001  # version
 EK = rsa.generate_private_key(65537, 2048).public_key()  # one for all: it takes long
+AUTHORIZED = Authorizations(platform=Standing.SET, lockout=Standing.EMPTY)
 EcKey = ec.EllipticCurvePrivateKey
 
 
@@ -89,16 +92,23 @@ def blob(name: str) -> Blob:
 
 
 def guest_entry(**changes: object) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "kind": "on-request",
-        "hypervisor": "qemu",
-        "group": "default",
-        "vtpm": "persistent",
+    """A guest that boots directly; what is changed of how it boots is named as the rest is."""
+    boot: dict[str, object] = {
+        "method": "direct",
         "kernel": library_file("vmlinuz"),
         "initrd": library_file("initrd"),
         "command_line": "console=ttyS0 quiet",
         "firmware": library_file("bios-256k.bin"),
         "roms": [library_file("kvmvapic.bin"), library_file("linuxboot_dma.bin")],
+        "platform_auth": "firmware",
+    }
+    entry: dict[str, object] = {
+        "kind": "on-request",
+        "hypervisor": "qemu",
+        "group": "default",
+        "vtpm": "persistent",
+        "boot": boot | {key: changes.pop(key) for key in list(changes) if key in boot},
+        "disks": [],
         "machine": {"type": "q35", "cpu": "max", "cpus": 1, "memory_mib": 256},
     }
     return entry | changes
@@ -108,7 +118,9 @@ def library(**changes: object) -> dict[str, object]:
     host = {"kind": "build-once", "role": "host", "files": [library_file("qemu-system-x86_64")]}
     manifest: dict[str, object] = {
         "format": "tandem-library-1",
+        "name": "main",
         "version": 7,
+        "signers": {"key_ids": ["ab" * 32], "threshold": 1},
         "entries": {"web": guest_entry(), "host": host},
     }
     return manifest | changes
@@ -183,6 +195,7 @@ class Forge:
     ptpm_magic: int = MAGIC
     ptpm_kind: int = ST_QUOTE
     hierarchy: int = TPM_RH_PLATFORM
+    authorizations: bytes = AUTHORIZED.encode()
     others: int = 3  # leaves of other guests in the batch
     standing: str = "embedded"
     vtpm_ak: EcKey = field(default_factory=new_key)
@@ -282,7 +295,9 @@ class Forge:
         replayed = replay(parse_event_log(log))["sha256"]
         pcrs = replayed if self.vtpm_pcrs is None else self.vtpm_pcrs
         vtpm_name = parse_public(vtpm_ak_public(self.vtpm_ak.public_key())).name
-        qualifying = qualifying_data(self.nonce, self.user_data, record_digest(record))
+        qualifying = qualifying_data(
+            self.nonce, self.user_data, record_digest(record), self.authorizations
+        )
         signer = qualified_name(self.hierarchy, vtpm_name)
         vtpm_attest = attest(signer, qualifying, pcrs, self.counts, magic=self.vtpm_magic)
         vtpm_signature = sign(self.vtpm_signer or self.vtpm_ak, vtpm_attest)
@@ -307,6 +322,7 @@ class Forge:
             vtpm_attest=vtpm_attest,
             vtpm_signature=vtpm_signature,
             vtpm_pcrs=pcrs,
+            authorizations=self.authorizations,
             record=record,
             salt=salt,
             leaf_index=self.others,

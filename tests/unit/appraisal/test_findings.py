@@ -10,10 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tandem.appraisal.appraise import appraise
-from tandem.appraisal.rules import OPTIONAL, Rule
+from tandem.appraisal.rules import OPTIONAL, RULE_OF_TAG, UEFI, Rule
 from tandem.appraisal.verdict import Tier
+from tandem.evidence.authorizations import Authorizations, Standing
 from tandem.evidence.envelope import PrivateKey
-from tandem.evidence.launch import LaunchEvent, Tag, blob_event
+from tandem.evidence.launch import LaunchEvent, Tag, blob_event, json_event
 from tandem.evidence.pcr_values import pcr_digest
 from tests.unit.appraisal.forge import (
     NONCE,
@@ -40,9 +41,20 @@ def other_entry(**changes: object) -> dict[str, Any]:
     return {"library": library(entries=entries), "entry": "other"}
 
 
+def own_entry(**changes: object) -> dict[str, Any]:
+    """A forge whose library has another entry for the guest that the policy names."""
+    entries = {**library()["entries"], "web": guest_entry(**changes)}  # type: ignore[dict-item]
+    return {"library": library(entries=entries)}
+
+
 def with_event(*events: LaunchEvent, without: Tag | None = None) -> dict[str, Any]:
     kept = [event for event in Forge().measured() if event.tag is not without]
     return {"library": LIBRARY, "events": [*kept, *events]}
+
+
+def stood(platform: Standing, lockout: Standing) -> dict[str, Any]:
+    """A vTPM whose authorizations stood so when it quoted."""
+    return {"authorizations": Authorizations(platform=platform, lockout=lockout).encode()}
 
 
 def violated(*paths: str) -> Kernel:
@@ -186,12 +198,30 @@ BROKEN: list[tuple[str, set[Rule], dict[str, Any]]] = [
     ("hypervisor", {Rule.HYPERVISOR}, {"hypervisor": "qemu-with-a-debugger"}),
     ("machine", {Rule.CONFIGURATION}, other_entry(machine={**guest_entry()["machine"], "cpus": 2})),  # type: ignore[dict-item]
     ("accelerator", {Rule.CONFIGURATION}, {"policy_changes": {"accelerators": ("kvm",)}}),
+    ("a debugger", {Rule.NO_DEBUGGER}, own_entry(debugger=True)),
+    ("empty platformAuth", {Rule.PLATFORM_AUTH}, stood(Standing.EMPTY, Standing.EMPTY)),
+    (
+        "empty lockoutAuth of a strict entry",
+        {Rule.LOCKOUT_AUTH},
+        own_entry(lockout_auth="strict") | stood(Standing.SET, Standing.EMPTY),
+    ),
+    (
+        "authorizations",
+        {Rule.PLATFORM_AUTH, Rule.LOCKOUT_AUTH},
+        {"authorizations": b"\xa1"},
+    ),
+    (
+        "another's authorizations",
+        {Rule.VTPM_QUOTE_QUALIFIED},
+        {"answer_changes": stood(Standing.SET, Standing.SET)},
+    ),
     ("firmware", {Rule.FIRMWARE}, other_entry(firmware=library_file("other"))),
     ("kernel", {Rule.KERNEL}, other_entry(kernel=library_file("other"))),
     ("command line", {Rule.COMMAND_LINE}, other_entry(command_line="init=/bin/sh")),
     ("initrd", {Rule.INITRD}, other_entry(initrd=library_file("other"))),
     ("ROMs", {Rule.TABLES}, other_entry(roms=[])),
-    ("a disk", {Rule.NOTHING_ELSE}, with_event(blob_event(Tag.DISK, blob("disk")))),
+    ("a disk", {Rule.DISKS}, with_event(blob_event(Tag.DISK, blob("disk")))),
+    ("a store of variables", {Rule.VARIABLES}, with_event(blob_event(Tag.VARIABLES, blob("v")))),
     ("a second kernel", {Rule.KERNEL}, with_event(blob_event(Tag.KERNEL, blob("second")))),
     ("no confinement", {Rule.CONFINEMENT}, with_event(without=Tag.POLICY)),
     ("no library", {Rule.LIBRARY}, with_event(without=Tag.MANIFEST)),
@@ -206,7 +236,7 @@ BROKEN: list[tuple[str, set[Rule], dict[str, Any]]] = [
     ),
     (
         "hostile machine",
-        {Rule.CONFIGURATION},
+        {Rule.CONFIGURATION, Rule.NO_DEBUGGER},
         with_event(
             LaunchEvent(tag=Tag.CONFIGURATION, data=b'{"\\u001b[2J\\nweb-01: trusted": 1}'),
             without=Tag.CONFIGURATION,
@@ -224,7 +254,9 @@ def test_complete_evidence_is_trusted() -> None:
 
     # Then each rule has one finding, all affirm, and the waived hardware root is still told
     assert [each.rule for each in verdict.findings if each.tier is not Tier.AFFIRMING] == []
-    assert sorted(each.rule for each in verdict.findings) == sorted(rule.title for rule in Rule)
+    assert sorted(each.rule for each in verdict.findings) == sorted(
+        rule.title for rule in Rule if rule not in UEFI
+    )
     assert verdict.word == "trusted"
     assert "no hardware root: embedded TPM" in finding(verdict, Rule.HARDWARE_ROOT.title).found
     assert any("Root on the host" in note for note in verdict.notes)
@@ -416,3 +448,55 @@ def test_unreadable_evidence_is_a_finding_with_its_offset(broken: bytes) -> None
     against = [each for each in verdict.findings if each.tier is Tier.CONTRAINDICATED]
     assert [each.rule for each in against] == [Rule.EVIDENCE_READABLE.title]
     assert len(verdict.findings) == len(Rule) - len(OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (stood(Standing.DISABLED, Standing.EMPTY), "the platform hierarchy is disabled"),
+        (stood(Standing.SET, Standing.SET), "platformAuth is set, by the guest's firmware"),
+        (
+            own_entry(platform_auth="vtpm") | stood(Standing.SET, Standing.EMPTY),
+            "platformAuth is set, by the vTPM",
+        ),
+        (own_entry(lockout_auth="strict") | stood(Standing.SET, Standing.SET), "is set"),
+    ],
+)
+def test_an_authorization_that_nobody_can_use_is_in_order(
+    changes: dict[str, Any], found: str
+) -> None:
+    # Given a vTPM whose guest can use neither authorization of the platform
+    # When it is appraised
+    verdict = Forge(**changes).verdict()
+
+    # Then both are told, and nothing is held against it
+    assert verdict.word == "trusted"
+    assert found in finding(verdict, Rule.PLATFORM_AUTH.title).found
+    assert "lockoutAuth is" in finding(verdict, Rule.LOCKOUT_AUTH.title).found
+
+
+def test_a_debugger_that_the_policy_allows_is_told() -> None:
+    # Given a guest that root on its host may debug, and a policy that allows it
+    forge = Forge(**own_entry(debugger=True), policy_changes={"debugger": True})
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then it is trusted, and the verdict says who may debug it
+    assert verdict.word == "trusted"
+    assert "root on the host may debug" in finding(verdict, Rule.NO_DEBUGGER.title).found
+
+
+@pytest.mark.parametrize("tag", Tag)
+def test_one_event_too_many_is_never_trusted(tag: Tag) -> None:
+    # Given a launch that measured one thing more than the entry has, whatever it is of
+    more = json_event(tag, {"sha256": "ab" * 32})
+    forge = Forge(events=[*Forge().measured(), more])
+
+    # When it is appraised
+    verdict = forge.verdict()
+
+    # Then the rule of its kind is broken
+    assert RULE_OF_TAG[tag].title in {
+        each.rule for each in verdict.findings if each.tier is Tier.CONTRAINDICATED
+    }

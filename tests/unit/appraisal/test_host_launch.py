@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tandem.appraisal.rules import RULE_OF_TAG
 from tandem.appraisal.verdict import Tier
 from tandem.evidence.host_plan import RunningHost, host_events
-from tandem.evidence.launch import LaunchEvent
+from tandem.evidence.launch import LaunchEvent, Tag, json_event
 from tests.unit.appraisal.forge import Forge, blob, finding, library, library_file
 
 BUILD_ID = bytes(range(20))
@@ -130,3 +131,17 @@ def test_a_guest_that_shows_the_events_of_a_host_is_not_taken_for_one() -> None:
     said = finding(forged.verdict(), "hypervisor-is-known")
     # Then the pair record gives it away
     assert said.tier is Tier.CONTRAINDICATED
+
+
+@pytest.mark.parametrize("tag", Tag)
+def test_one_event_too_many_of_a_host_is_never_trusted(tag: Tag) -> None:
+    # Given a host that measured one thing more than its entry has, whatever it is of
+    forged = forge([*events_of(HOST), json_event(tag, {"sha256": "ab" * 32})])
+
+    # When it is appraised
+    verdict = forged.verdict()
+
+    # Then the rule of its kind is broken
+    assert RULE_OF_TAG[tag].title in {
+        each.rule for each in verdict.findings if each.tier is Tier.CONTRAINDICATED
+    }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from model.__main__ import LEAST
+from model.__main__ import noticed
 from model.explore import Explored, explore
 from model.invariants import check
 from model.steps import Bounds, Steps, Table
 from model.world import Guest, Key, Launch, Side, Vtpm, World
 from tandem.builder.lifecycle import TABLE, Action, Event, State, Step
 
+ENDED_ONCE = Bounds(launches=1, asks=1, wishes=0)
 
-def explored(table: Table, bounds: Bounds = LEAST) -> Explored:
+
+def explored(table: Table, bounds: Bounds = ENDED_ONCE) -> Explored:
     return explore(World(), Steps(bounds, table), check)
 
 
@@ -33,12 +35,9 @@ def test_the_lifecycle_keeps_its_invariants_with_two_guests_and_crashes() -> Non
 @pytest.mark.parametrize("row", list(TABLE), ids=" ".join)
 def test_no_row_of_the_table_is_idle(row: tuple[State, Event]) -> None:
     # Given the table without one of its rows
-    table = {each: step for each, step in TABLE.items() if each != row}
     # When every state of one launch is visited
-    found = explored(table)
     # Then the explorer meets the event that nobody takes
-    assert found.violation
-    assert found.trace
+    assert noticed(row)
 
 
 def test_a_vtpm_that_serves_a_rebooted_guest_is_found() -> None:
@@ -57,6 +56,10 @@ def test_a_vtpm_that_serves_a_rebooted_guest_is_found() -> None:
         ((State.REBOOTING, Event.VTPM_GONE), "is not started again"),
         ((State.CLOSING, Event.GUEST_CREATED), "stays closing for ever"),
         ((State.VTPM_LEFT, Event.VTPM_READY), "stays vtpm_left for ever"),
+        ((State.RUNNING, Event.PAUSE_ASKED), "stays paused for ever"),  # running, for ever
+        ((State.PAUSED, Event.RESUME_ASKED), "stays running for ever"),
+        ((State.RUNNING, Event.RESTART_ASKED), "stays restarting for ever"),
+        ((State.RESTARTED_GUEST_LEFT, Event.GUEST_GONE), "is not started again"),
     ],
 )
 def test_an_action_that_is_forgotten_is_found(row: tuple[State, Event], problem: str) -> None:
@@ -64,7 +67,9 @@ def test_an_action_that_is_forgotten_is_found(row: tuple[State, Event], problem:
     table = with_row(*row, Step(to=TABLE[row].to))
     # When it is explored
     # Then what is left undone is found
-    assert explored(table).violation.endswith(problem)
+    wished = Bounds(launches=1, asks=0, wishes=2, builder_deaths=0)
+    found = [explored(table, bounds).violation for bounds in (ENDED_ONCE, wished)]
+    assert any(each.endswith(problem) for each in found)
 
 
 def test_a_row_that_the_model_does_not_know_is_no_result() -> None:
