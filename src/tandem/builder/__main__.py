@@ -17,6 +17,7 @@ from typing import Final
 
 from tandem import systemd
 from tandem.builder.actions import Actions, vtpm_uid
+from tandem.builder.attendance import Attendance
 from tandem.builder.directories import Directories
 from tandem.builder.feed import Feed
 from tandem.builder.inputs import InputStore
@@ -93,8 +94,10 @@ async def _serve_pairs(
     await supervisor.adopt()
     await own_vtpm.adopt()
     service = Service(supervisor, own_vtpm, paths.library / MANIFEST, feed)
+    attendance = Attendance(actions.manager, lambda: [*supervisor.living(), *own_vtpm.living()])
     services = [
         pairs.create_task(zygote.run()),
+        pairs.create_task(attendance.run()),
         pairs.create_task(own_vtpm.start_if_wanted()),
         pairs.create_task(service.accept(listening)),
     ]

@@ -7,6 +7,7 @@ event that stands for it.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,17 +18,18 @@ from typing import Any, Final
 
 from tandem import channel as channels
 from tandem.builder.directories import Directories
+from tandem.builder.door import make_door
+from tandem.builder.entry_inputs import EntryInputs, open_inputs
 from tandem.builder.exchange import close_all, receive
 from tandem.builder.inputs import InputStore
 from tandem.builder.journal import Journal
 from tandem.builder.library import (
     check_built_once,
     guest_entry,
-    open_inputs,
     open_library,
-    trusted_keys,
+    read_trust,
 )
-from tandem.builder.lifecycle import Action, Event
+from tandem.builder.lifecycle import Action, Event, State
 from tandem.builder.manager_link import ManagerLink
 from tandem.builder.measure import Builder, Measured, measure
 from tandem.builder.pair import Pair, Resolved
@@ -35,8 +37,9 @@ from tandem.builder.zygote import Zygote
 from tandem.channel import Channel, Closed
 from tandem.errors import HostError, TandemError, UntrustedInput
 from tandem.evidence.envelope import parse_public_key
+from tandem.evidence.guest_entry import DirectBoot, GuestEntry, LockoutAuth, PlatformAuth
 from tandem.evidence.launch_plan import machine_configuration
-from tandem.hypervisor.driver import End, Execution, Hypervisor, Inputs, Plan
+from tandem.hypervisor.driver import End, Execution, Guest, Hypervisor, Inputs, Plan
 from tandem.hypervisor.process import Process
 from tandem.log import get_logger
 from tandem.settings import UID_BASE
@@ -53,6 +56,7 @@ from tandem.wire.zygote_rpc import (
 
 READY_SECONDS: Final = 60.0  # for the vTPM: manufacture, certificates, first commit
 END_SECONDS: Final = 2.0  # for a vTPM to end in order
+DYING_SECONDS: Final = 1.0  # from a monitor's end to its process's
 VTPM_UIDS: Final = UID_BASE + 0x1000
 Watching = Callable[[Coroutine[Any, Any, None]], object]
 log = get_logger("builder")
@@ -87,6 +91,7 @@ class Actions:
             Action.END_VTPM: self.end_vtpm,
             Action.CREATE_GUEST_PAUSED: self.create_guest_paused,
             Action.RESUME_GUEST: self.resume_guest,
+            Action.PAUSE_GUEST: self.pause_guest,
             Action.STOP_GUEST: self.stop_guest,
             Action.KILL_GUEST: self.kill_guest,
             Action.START_AGAIN: self.start_again,
@@ -113,7 +118,10 @@ class Actions:
                 builder=self.builder.version,
                 manifest_digest=resolved.library.manifest.digest,
                 manifest_version=resolved.library.manifest.version,
+                library=resolved.library.manifest.name,
                 signers=resolved.library.key_ids,
+                successors=resolved.library.manifest.signers.key_ids,
+                threshold=resolved.library.manifest.signers.threshold,
             )
         )
         pair.note(
@@ -137,6 +145,7 @@ class Actions:
         state = self.directories.open_vtpm(
             pair.order.guest, pair.entry.pair_id, uid, ephemeral=pair.entry.ephemeral
         )
+        door = make_door(self.directories.pair(pair.entry.pair_id))
         control, vtpm_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         status, vtpm_status = channels.pair()
         pair.holds.control = control.detach()
@@ -144,28 +153,30 @@ class Actions:
         message = SpawnVtpm(
             pair_id=bytes.fromhex(pair.entry.pair_id),
             launch_log=_resolved(pair).launch.log,
-            firmware=True,  # every entry has one, and SeaBIOS and OVMF set platformAuth
+            firmware=_firmware_sets_platform_auth(_resolved(pair).entry),
+            strict=_resolved(pair).entry.lockout_auth is LockoutAuth.STRICT,
             uid=uid,
         )
         key_channel = pair.holds.key_channel
         if key_channel is None:
             raise _out_of_order("no key channel")
         with vtpm_control, vtpm_status:
-            descriptors = (key_channel, vtpm_control.fileno(), vtpm_status.fileno(), state)
+            descriptors = (key_channel, vtpm_control.fileno(), vtpm_status.fileno(), state, door)
             try:
                 vtpm = await self.zygote.spawn_vtpm(message, descriptors)
             finally:
                 os.close(state)
+                os.close(door)
                 os.close(key_channel)
                 pair.holds.key_channel = None
-        pair.holds.vtpm = vtpm
+        pair.holds.vtpm, pair.vtpm_code = vtpm, ""
         self.watch(self.watch_vtpm(pair, vtpm))
         pair.note(vtpm_pid=vtpm.name.pid, vtpm_start_time=vtpm.name.start_time)
         self.store(pair)
 
-    async def watch_vtpm(self, pair: Pair, vtpm: Process) -> None:
-        """Post what the vTPM reports, and at last that it is gone."""
-        hearing = asyncio.create_task(self._hear_vtpm(pair))
+    async def watch_vtpm(self, pair: Pair, vtpm: Process, *, ready: bool = False) -> None:
+        """Post what the vTPM reports, and at last that it is gone; `ready`: it has been so."""
+        hearing = asyncio.create_task(self._hear_vtpm(pair, ready=ready))
         try:
             await vtpm.wait()
             with suppress(TimeoutError):
@@ -196,14 +207,9 @@ class Actions:
             raise _out_of_order("no inputs")
         plan = Plan(
             configuration=machine_configuration(resolved.entry, resolved.accelerator),
-            command_line=resolved.entry.command_line,
+            command_line=resolved.entry.boot.command_line,
             hypervisor=resolved.hypervisor.blob,
-            inputs=Inputs(
-                firmware=holds.inputs.firmware.descriptor,
-                kernel=holds.inputs.kernel.descriptor,
-                initrd=holds.inputs.initrd.descriptor,
-                roms={name: rom.descriptor for name, rom in holds.inputs.roms.items()},
-            ),
+            inputs=_lent(holds.inputs),
             vtpm_control=holds.control,
             directory=self.directories.pair(pair.entry.pair_id),
         )
@@ -226,34 +232,60 @@ class Actions:
     async def watch_guest(self, pair: Pair) -> None:
         """Post that the guest is gone, and whether it wants to come back."""
         if pair.holds.guest is not None:
-            end = await pair.holds.guest.wait()
+            end = pair.heard_end = await pair.holds.guest.wait()
             pair.post(Event.GUEST_REBOOTED if end is End.REBOOT else Event.GUEST_GONE)
 
     async def resume_guest(self, pair: Pair) -> None:
-        """Tie the vTPM to the hypervisor's process, then let the guest run."""
-        guest, status = pair.holds.guest, pair.holds.status
-        if guest is None or status is None or not guest.process.alive:
-            raise HostError(
-                "TDM-GUEST-ENDED",
-                "the guest ended before it ran",
-                hint="see its console with `tandem guest console --log`",
+        """Tie the vTPM to the hypervisor's process, once, and let the guest run.
+
+        Where a half is gone there is nothing to let run: its end is an event of its own.
+        """
+        guest = _guest(pair)
+        if not pair.coupled and not self._couple(pair, guest):
+            return
+        await self._hold_as_wanted(pair, guest)
+        if not pair.running.is_set():
+            pair.note_step("guest running")
+            self.store(pair)
+            pair.note_running()
+
+    def _couple(self, pair: Pair, guest: Guest) -> bool:
+        """Tell the vTPM which process its guest is; False where either is gone."""
+        if not guest.process.alive or pair.holds.status is None:
+            pair.fail(
+                HostError(
+                    "TDM-GUEST-ENDED",
+                    "the guest ended before it ran",
+                    hint="see its console with `tandem guest console --log`",
+                )
             )
+            return False
         try:
-            status.send(GuestStarted(), [guest.process.pidfd])
-        except Closed as error:
-            raise HostError(
-                "TDM-VTPM-ENDED", "the vTPM ended before its guest ran", hint="start it again"
-            ) from error
-        await guest.resume()
-        pair.note_step("guest running")
-        self.store(pair)
-        pair.note_running()
+            pair.holds.status.send(GuestStarted(), [guest.process.pidfd])
+        except Closed:
+            pair.fail(
+                HostError(
+                    "TDM-VTPM-ENDED", "the vTPM ended before its guest ran", hint="start it again"
+                )
+            )
+            return False
+        pair.coupled = True
+        return True
+
+    async def pause_guest(self, pair: Pair) -> None:
+        """Stop the guest's processors."""
+        await self._hold_as_wanted(pair, _guest(pair))
+
+    async def _hold_as_wanted(self, pair: Pair, guest: Guest) -> None:
+        """Pause the guest or let it run, as the pair's state says once its turn has come."""
+        async with pair.leading:
+            pauses = pair.state is State.PAUSED or not pair.coupled
+            await _lead(guest, guest.pause if pauses else guest.resume)
 
     async def stop_guest(self, pair: Pair) -> None:
         """Ask the guest's system to power off, and give it its time."""
-        if pair.holds.guest is None:
-            raise _out_of_order("no guest")
-        await pair.holds.guest.ask_to_stop()
+        guest = _guest(pair)
+        await _lead(guest, guest.ask_to_stop)
         self.watch(self._expire(pair))
 
     async def kill_guest(self, pair: Pair) -> None:
@@ -295,12 +327,15 @@ class Actions:
 
     def _measure(self, pair: Pair) -> None:
         order = pair.order
-        trusted = [*trusted_keys(self.keys), *map(parse_public_key, order.keys)]
-        library = open_library(order.manifest, trusted)
+        given = [parse_public_key(key) for key in order.keys]
+        library = open_library(order.manifest, read_trust(self.keys).beside(given))
+        library.manifest.require_current(datetime.datetime.now(datetime.UTC))
         entry = guest_entry(library, order.entry)
         check_built_once(library, self.inputs)
-        pair.holds.inputs = inputs = open_inputs(library, entry, self.inputs)
-        self.hypervisor.check(tuple(inputs.roms), inputs.kernel.descriptor)
+        pair.holds.inputs = inputs = open_inputs(
+            library, entry, self.inputs, self.directories.variables(order.guest)
+        )
+        self.hypervisor.check(entry.boot, tuple(inputs.roms), _lent(inputs))
         identity = self.hypervisor.identify()
         accelerator = self.hypervisor.accelerator(entry.machine.cpu)
         measured = Measured(
@@ -310,7 +345,10 @@ class Actions:
             accelerator=accelerator,
             policy=self.hypervisor.policy(),
         )
-        launch = measure(self.builder, measured, library.manifest, library.key_ids, entry)
+        variables = None if inputs.variables is None else inputs.variables.blob
+        launch = measure(
+            self.builder, measured, library.manifest, library.key_ids, entry, variables
+        )
         pair.resolved = Resolved(
             library=library,
             entry=entry,
@@ -319,13 +357,13 @@ class Actions:
             launch=launch,
         )
 
-    async def _hear_vtpm(self, pair: Pair) -> None:
+    async def _hear_vtpm(self, pair: Pair, *, ready: bool) -> None:
         """Read the vTPM's reports until it closes; not being ready in time ends it."""
-        status, vtpm, ready = pair.holds.status, pair.holds.vtpm, False
+        status, vtpm = pair.holds.status, pair.holds.vtpm
         if status is None or vtpm is None:
             return
         try:
-            async with asyncio.timeout(READY_SECONDS) as limit:
+            async with asyncio.timeout(None if ready else READY_SECONDS) as limit:
                 while True:
                     report, descriptors = await receive(status)
                     close_all(descriptors)  # none is due, and a vTPM may be its guest's by now
@@ -339,6 +377,7 @@ class Actions:
                             log.info("vtpm.ended", guest=pair.guest_name, pair=pair.entry.pair_id,
                                      code=code, problem=reason)  # fmt: skip
                             pair.hear_last_words(code, reason)
+                            pair.vtpm_code = code
                         case _:
                             pass  # a kind of report that only tells
         except Closed:
@@ -358,12 +397,50 @@ class Actions:
             vtpm.kill()
 
     async def _expire(self, pair: Pair) -> None:
-        """Power the guest off when its time for an orderly stop is over."""
+        """Tell when the guest's time for an orderly stop is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(pair.stop_seconds):
                 await pair.ended.wait()
                 return
-        pair.post(Event.KILL_ASKED)
+        pair.post(Event.GUEST_UNRULY)
+
+
+async def _lead(guest: Guest, order: Callable[[], Awaitable[None]]) -> None:
+    """Give the guest's hypervisor an order; one that is ending takes none, and need not."""
+    try:
+        await order()
+    except HostError:
+        try:
+            async with asyncio.timeout(DYING_SECONDS):
+                await guest.process.wait()
+        except TimeoutError:
+            pass
+        if guest.process.alive:
+            raise
+
+
+def _guest(pair: Pair) -> Guest:
+    if pair.holds.guest is None:
+        raise _out_of_order("no guest")
+    return pair.holds.guest
+
+
+def _lent(inputs: EntryInputs) -> Inputs:
+    """Give the hypervisor the descriptors of the inputs; they stay the pair's."""
+    return Inputs(
+        firmware=inputs.firmware.descriptor,
+        kernel=None if inputs.kernel is None else inputs.kernel.descriptor,
+        initrd=None if inputs.initrd is None else inputs.initrd.descriptor,
+        variables=None if inputs.variables is None else inputs.variables.descriptor,
+        roms={name: rom.descriptor for name, rom in inputs.roms.items()},
+        disks=inputs.disks,
+    )
+
+
+def _firmware_sets_platform_auth(entry: GuestEntry) -> bool:
+    """Whether the guest's firmware sets it: OVMF always does."""
+    boot = entry.boot
+    return not isinstance(boot, DirectBoot) or boot.platform_auth is PlatformAuth.FIRMWARE
 
 
 def _resolved(pair: Pair) -> Resolved:

@@ -10,17 +10,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tandem.builder.lifecycle import State
 from tandem.errors import UntrustedInput
 from tandem.evidence import record_fields
 from tandem.hypervisor.process import ProcessName, boot_id
 
 FORMAT: Final = "tandem-pair-1"
 MAX_ENTRY: Final = 256 * 1024
+PID_MOST: Final = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
+STATES: Final = frozenset(state.value for state in State)
+PAIR_ID: Final = re.compile("[0-9a-f]{32}")
+HEXADECIMAL: Final = re.compile("(?:[0-9a-f]{2})*")
 _HINT: Final = "the builder clears away what belongs to it"
 
 
@@ -88,7 +94,7 @@ class Journal:
         for path in sorted(self._directory.glob("*.json")):
             try:
                 entry = parse_entry(path.read_bytes()[:MAX_ENTRY])
-            except UntrustedInput:
+            except (UntrustedInput, OSError):
                 entry = None
             yield path.stem, entry if entry is not None and entry.boot == boot else None
 
@@ -107,6 +113,12 @@ def parse_entry(data: bytes) -> PairEntry:
     entry = record_fields.from_map(PairEntry, fields, "journal entry")
     if entry.format != FORMAT:
         raise _refuse("is of another version")
+    if entry.state not in STATES or not PAIR_ID.fullmatch(entry.pair_id):
+        raise _refuse("names no state or no pair")
+    if not HEXADECIMAL.fullmatch(entry.launch_log):
+        raise _refuse("has no launch log")
+    if not all(0 <= pid <= PID_MOST for pid in (entry.vtpm_pid, entry.hypervisor_pid)):
+        raise _refuse("names no processes")
     return entry
 
 

@@ -11,37 +11,43 @@ from tandem.channel import Channel, Closed
 from tandem.errors import HostError, UntrustedInput
 from tandem.hypervisor.process import Process
 from tandem.log import get_logger
-from tandem.wire.zygote_rpc import EndVtpm, VtpmEnded, VtpmReady
+from tandem.wire.zygote_rpc import EndVtpm, VtpmEnded, VtpmNoted, VtpmReady
 
 END_SECONDS: Final = 10.0  # for an orderly end: Shutdown, last commit
 log = get_logger("builder")
 
 
 class OwnProcess:
-    """A vTPM that serves this host's kernel; one that was adopted has no channel any more."""
+    """A vTPM that serves this host's kernel; one that is ending may have no channel any more."""
 
     def __init__(self, process: Process, status: Channel | None) -> None:
         self._process = process
-        self._status = status
+        self.status = status
         self.name = process.name
 
     async def wait(self) -> None:
         """Wait until the process is gone, and log what it said last."""
         await self._process.wait()
-        if self._status is None:
+        if self.status is None:
             return
-        self._status.sock.setblocking(False)  # all that it said is there; wait for nobody else
-        with suppress(Closed, UntrustedInput, BlockingIOError), self._status.sock:
+        self.status.sock.setblocking(False)  # all that it said is there; wait for nobody else
+        with suppress(Closed, UntrustedInput, BlockingIOError), self.status.sock:
             while True:
-                report, descriptors = self._status.receive_any()
+                report, descriptors = self.status.receive_any()
                 close_all(descriptors)
                 if isinstance(report, VtpmEnded):
                     log.info("host-vtpm.said", code=report.code, problem=report.reason)
 
+    def tell_noted(self) -> None:
+        """Let the vTPM outlive the builder."""
+        if self.status is not None:
+            with suppress(Closed):
+                self.status.send(VtpmNoted())
+
     async def hear_ready(self) -> None:
         """Wait until the vTPM is ready, or raise what it ends of."""
-        while self._status is not None:
-            report, descriptors = await receive(self._status)
+        while self.status is not None:
+            report, descriptors = await receive(self.status)
             close_all(descriptors)
             match report:
                 case VtpmReady():
@@ -52,11 +58,11 @@ class OwnProcess:
                     pass  # a kind of report that only tells
 
     async def end(self) -> None:
-        """Ask the vTPM to end in order; to an adopted one, which is deaf, it is a power loss."""
-        if self._status is None:
+        """Ask the vTPM to end in order; to one that is deaf, it is a power loss."""
+        if self.status is None:
             return await self.kill()
         with suppress(Closed):
-            self._status.send(EndVtpm())
+            self.status.send(EndVtpm())
         try:
             async with asyncio.timeout(END_SECONDS):
                 await self._process.wait()

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import time
 from collections.abc import AsyncIterator
@@ -17,7 +18,9 @@ from typing import Final
 
 from tandem import channel as channels
 from tandem.builder.actions import READY_SECONDS, Actions, vtpm_uid
-from tandem.builder.library import MANIFEST, Library, open_library, trusted_keys
+from tandem.builder.attendance import Living
+from tandem.builder.door import knock, make_door
+from tandem.builder.library import MANIFEST, Library, open_library, read_trust
 from tandem.builder.measure import Launch
 from tandem.builder.own_launch import (
     ENDED,
@@ -45,6 +48,7 @@ from tandem.wire.zygote_rpc import STATUS_REPORTS, STATUS_REQUESTS, SpawnVtpm
 
 UID: Final = vtpm_uid(MAX_SLOTS)  # no pair has this slot
 SHOWN_SECONDS: Final = 60.0  # for the kernel's Startup and self-test, once the vTPM is ready
+DOOR: Final = "host-vtpm.sock"
 log = get_logger("builder")
 
 
@@ -86,11 +90,18 @@ class OwnVtpm:
         if process is None:
             self._note_end(ENDED)
             return
-        adopted = self._live(process, None)
+        adopted = self._live(process, knock(self._paths.builder, DOOR))
         log.info("host-vtpm.adopted", pair=launch.pair_id, state=launch.state)
         if launch.state != RUNNING:
             await adopted.kill()
             await self._gone.wait()
+
+    def living(self) -> list[Living]:
+        """Give the vTPM where it lives, for a Manager that was started again."""
+        if self._process is None or self._newest is None:
+            return []
+        pair_id = bytes.fromhex(self._newest.pair_id)
+        return [Living(pair_id=pair_id, vtpm=HOST, status=self._process.status)]
 
     async def start_if_wanted(self) -> None:
         """Start the vTPM where the host's settings want one; a failure is logged and shown."""
@@ -140,8 +151,9 @@ class OwnVtpm:
     def _plan(self) -> _Plan:
         """Read settings and library, and measure the running host."""
         settings = read_settings(self._paths.host_vtpm)
-        keys = trusted_keys(self._actions.keys)
-        library = open_library(self._paths.library / MANIFEST, keys)
+        trust = read_trust(self._actions.keys)
+        library = open_library(self._paths.library / MANIFEST, trust)
+        library.manifest.require_current(datetime.datetime.now(datetime.UTC))
         builder, newest = self._actions.builder, self._newest
         first = newest is None or newest.leaves_first(boot_id())
         events = host_events(
@@ -164,7 +176,10 @@ class OwnVtpm:
                 builder=self._actions.builder.version,
                 manifest_digest=manifest.digest,
                 manifest_version=manifest.version,
+                library=manifest.name,
                 signers=plan.library.key_ids,
+                successors=manifest.signers.key_ids,
+                threshold=manifest.signers.threshold,
             )
         )
         planned = OwnLaunch(
@@ -189,6 +204,7 @@ class OwnVtpm:
                 process = await self._spawn(planned, key_channel, device)
             name = process.name
             self._change(vtpm_pid=name.pid, vtpm_start_time=name.start_time)
+            process.tell_noted()
             await self._wait_until_shown(process, device)
         launch = self._change(state=RUNNING)
         log.info("host-vtpm.started", pair=launch.pair_id, device=launch.device,
@@ -221,8 +237,9 @@ class OwnVtpm:
             device=True,
         )
         state = self._actions.directories.open_vtpm(HOST, launch.pair_id, UID, ephemeral=False)
+        door = make_door(self._paths.builder, DOOR)
         status, vtpm_status = channels.pair()
-        descriptors = (key_channel, device.descriptor, vtpm_status.fileno(), state)
+        descriptors = (key_channel, device.descriptor, vtpm_status.fileno(), state, door)
         with vtpm_status:
             try:
                 process = await self._actions.zygote.spawn_vtpm(message, descriptors)
@@ -231,6 +248,7 @@ class OwnVtpm:
                 raise
             finally:
                 os.close(state)
+                os.close(door)
         return self._live(process, Channel(status, sends=STATUS_REQUESTS, receives=STATUS_REPORTS))
 
     async def _wait_until_shown(self, process: OwnProcess, device: ProxyDevice) -> None:

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from tandem.builder.endings import Ending, Heard, judge
+from tandem.builder.entry_inputs import EntryInputs
 from tandem.builder.journal import FORMAT, PairEntry
-from tandem.builder.library import EntryInputs, Library
+from tandem.builder.library import Library
 from tandem.builder.lifecycle import Event, State
 from tandem.builder.measure import Launch
 from tandem.channel import Channel
 from tandem.errors import HostError, Refused, TandemError
+from tandem.evidence.guest_entry import GuestEntry
 from tandem.evidence.launch_plan import Accelerator
-from tandem.evidence.manifest import GuestEntry
-from tandem.hypervisor.driver import Guest, Identity
+from tandem.hypervisor.driver import End, Guest, Identity
 from tandem.hypervisor.process import Process, boot_id
 
 RESTORE: Final = "restore the newest copy of the vTPM's directory; older ones stay closed"
@@ -100,6 +102,13 @@ class Pair:
     resolved: Resolved | None = None
     begun: float = field(default_factory=time.monotonic)
     failure: TandemError | None = None
+    coupled: bool = False  # the vTPM knows which process its guest is
+    leading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one order at a time to the guest
+    asked: Event | None = None  # the newest end that somebody asked for
+    heard_end: End | None = None  # what the guest's hypervisor said, or not, as it went
+    vtpm_code: str | None = None  # what the vTPM said as it went; None: it cannot be heard
+    requests: dict[Event, asyncio.Future[None]] = field(default_factory=dict)
+    successor: asyncio.Future[Pair] | None = None  # of a restart: the pair that follows
     start_again: bool = False
     unstored: bool = False  # the journal could not be written
     stop_seconds: float = 0.0
@@ -115,6 +124,13 @@ class Pair:
     def post(self, event: Event) -> None:
         """Report what the pair met."""
         self.events.put_nowait(event)
+
+    def request(self, event: Event) -> asyncio.Future[None]:
+        """Post what somebody asks for; the future tells what came of it, to all who ask at once."""
+        if event not in self.requests:
+            self.requests[event] = asyncio.get_running_loop().create_future()
+            self.post(event)
+        return self.requests[event]
 
     def note(self, **changes: object) -> None:
         """Change what the journal will hold."""
@@ -162,6 +178,25 @@ class Pair:
         if self.state in (State.OPENED, State.COUPLED):
             family = Refused if code in REFUSALS else HostError
             self.failure = family(code, reason, hint=ADVICE.get(code, OTHER_ADVICE))
+
+    def ending(self) -> Ending:
+        """Say why the pair is gone."""
+        heard = Heard(
+            failure=self.failure,
+            asked=self.asked,
+            guest=self.heard_end,
+            vtpm_code=self.vtpm_code,
+        )
+        reason, words, code = judge(heard)
+        return Ending(
+            guest=self.guest_name,
+            pair_id=self.entry.pair_id,
+            launch_number=self.entry.launch_number,
+            ended_at=round(time.time(), 3),
+            reason=reason.value,
+            words=words,
+            code=code,
+        )
 
     def why_not_running(self) -> TandemError:
         """Give the error for whoever waited for the guest to run."""

@@ -15,26 +15,32 @@ from tandem.builder.description import brief, full, own
 from tandem.builder.exchange import closed_by_peer, receive
 from tandem.builder.feed import Feed
 from tandem.builder.own_vtpm import OwnVtpm
-from tandem.builder.pair import Order
-from tandem.builder.supervisor import Supervisor
+from tandem.builder.pair import Order, Pair
+from tandem.builder.supervisor import Supervisor, short_of
 from tandem.channel import Channel, Closed
 from tandem.errors import Refused, TandemError, UsageError
 from tandem.evidence.host_plan import HOST
+from tandem.log import get_logger
 from tandem.values import checked_name
 from tandem.wire.builder_rpc import (
     BUILDER_ANSWERS,
     BUILDER_REQUESTS,
+    AskEndings,
     AskEvents,
     AskGuests,
     AskHostVtpm,
     AttachAttester,
     AttachConsole,
+    AttachDebugger,
     Attached,
     Events,
     Guests,
     GuestStopped,
     HostVtpm,
+    PauseGuest,
     Progress,
+    RestartGuest,
+    ResumeGuest,
     StartGuest,
     StartHostVtpm,
     StopGuest,
@@ -44,7 +50,9 @@ from tandem.wire.messages import Message, failure
 
 Value = TypeVar("Value")
 CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
+log = get_logger("builder")
 PAGE: Final = 100  # pairs in one message
+SHORT_SECONDS: Final = 0.1  # before another look whether the system has a descriptor left
 
 
 class Service:
@@ -64,7 +72,12 @@ class Service:
         listening.setblocking(False)
         async with TaskGroup() as connections:
             while True:
-                sock, _ = await loop.sock_accept(listening)
+                try:
+                    sock, _ = await loop.sock_accept(listening)
+                except OSError as error:  # too many open files, say: whoever connects waits
+                    log.warning("builder.not-accepted", problem=error.strerror)
+                    await asyncio.sleep(SHORT_SECONDS)
+                    continue
                 if _peer_uid(sock) == 0:
                     connections.create_task(self._serve(sock))
                 else:
@@ -88,6 +101,10 @@ class Service:
             await self._answer(request, channel)
         except TandemError as error:
             channel.send(failure(error))
+        except BlockingIOError:
+            raise  # whoever asked does not read
+        except OSError as error:
+            channel.send(failure(short_of(error)))
 
     async def _answer(self, request: Message, channel: Channel) -> None:
         match request:
@@ -97,8 +114,24 @@ class Service:
                 pair = self._supervisor.pair(checked_name(name, "guest"))
                 await self._supervisor.stop(pair, kill=kill, seconds=seconds)
                 channel.send(GuestStopped(name=name))
+            case PauseGuest(name=name):
+                await self._supervisor.pause(self._pair(name))
+                self._tell_guests(name, channel)
+            case ResumeGuest(name=name):
+                await self._supervisor.resume(self._pair(name))
+                self._tell_guests(name, channel)
+            case RestartGuest(name=name, seconds=seconds):
+                await self._restart(self._pair(name), seconds, channel)
+            case _:
+                await self._answer_about(request, channel)
+
+    async def _answer_about(self, request: Message, channel: Channel) -> None:
+        """Answer what changes no pair."""
+        match request:
             case AskGuests(name=name):
                 self._tell_guests(name, channel)
+            case AskEndings():
+                _tell([each.as_record() for each in self._supervisor.endings()], channel)
             case AskEvents():
                 await self._tell_events(request, channel)
             case AttachConsole(name=name):
@@ -107,6 +140,10 @@ class Service:
             case AttachAttester(name=name):
                 guest = self._supervisor.pair(checked_name(name, "guest")).running_guest()
                 _attach(channel, await guest.connect_attester())
+            case AttachDebugger(name=name):
+                guest = self._pair(name).running_guest()
+                log.warning("guest.debugged", guest=name)
+                _attach(channel, await guest.connect_debugger())
             case _:
                 await self._answer_for_host(request, channel)
 
@@ -132,10 +169,10 @@ class Service:
             pair = self._supervisor.pair(checked_name(name, "guest"))
             channel.send(_guests([full(pair)], more=False))
             return
-        pairs = [brief(pair) for pair in self._supervisor.pairs()]
-        for start in range(0, max(len(pairs), 1), PAGE):
-            more = start + PAGE < len(pairs)
-            channel.send(_guests(pairs[start : start + PAGE], more=more))
+        _tell([brief(pair) for pair in self._supervisor.pairs()], channel)
+
+    def _pair(self, name: str) -> Pair:
+        return self._supervisor.pair(checked_name(name, "guest"))
 
     async def _tell_events(self, request: AskEvents, channel: Channel) -> None:
         """Tell what happened, or what happens next; whoever goes away is not waited for."""
@@ -171,19 +208,43 @@ class Service:
             keys=request.keys,
         )
         pair = self._supervisor.start(order)
+        try:
+            await _tell_steps(pair, channel)
+        except (Closed, BlockingIOError):
+            if not pair.running.is_set():
+                await self._supervisor.stop(pair, kill=True, seconds=0)
+            raise
+
+    async def _restart(self, pair: Pair, seconds: int, channel: Channel) -> None:
+        """Restart a guest and tell of each step; the guest was there before whoever asked."""
         gone = asyncio.create_task(closed_by_peer(channel.sock))
         try:
-            while (step := await _unless(gone, pair.steps.get())) is not None:
-                channel.send(Progress(step=step[0], microseconds=step[1]))
-        except (Closed, BlockingIOError):
-            await self._supervisor.stop(pair, kill=True, seconds=0)
-            raise
+            successor = await _unless(gone, self._supervisor.restart(pair, seconds=seconds))
         finally:
             gone.cancel()
             await asyncio.wait((gone,))  # it would take the next request's reader away
-        if not pair.running.is_set():
-            raise pair.why_not_running()
-        channel.send(_guests([full(pair)], more=False))
+        await _tell_steps(successor, channel)
+
+
+async def _tell_steps(pair: Pair, channel: Channel) -> None:
+    """Tell of each step of a start, then of the pair; Closed when whoever asked goes away."""
+    gone = asyncio.create_task(closed_by_peer(channel.sock))
+    try:
+        while (step := await _unless(gone, pair.steps.get())) is not None:
+            channel.send(Progress(step=step[0], microseconds=step[1]))
+    finally:
+        gone.cancel()
+        await asyncio.wait((gone,))  # it would take the next request's reader away
+    if not pair.running.is_set():
+        raise pair.why_not_running()
+    channel.send(_guests([full(pair)], more=False))
+
+
+def _tell(shown: list[dict[str, object]], channel: Channel) -> None:
+    """Tell a list in as many messages as it takes."""
+    for start in range(0, max(len(shown), 1), PAGE):
+        more = start + PAGE < len(shown)
+        channel.send(_guests(shown[start : start + PAGE], more=more))
 
 
 def _peer_uid(sock: socket.socket) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from tandem.channel import Channel, Closed
 from tandem.errors import HostError
 from tandem.hypervisor.driver import Execution
 from tandem.hypervisor.process import Process
+from tandem.log import get_logger
 from tandem.wire.zygote_rpc import (
     ZYGOTE_ANSWERS,
     ZYGOTE_REQUESTS,
@@ -29,6 +31,7 @@ from tandem.wire.zygote_rpc import (
 COMMAND: Final = (sys.executable, "-m", "tandem.vtpm", "--channel-fd")
 SECONDS: Final = 60.0  # a zygote that has just begun takes its time on a slow machine
 PAUSE_SECONDS: Final = 0.2  # before it is started again
+log = get_logger("builder")
 
 
 class Zygote:
@@ -37,12 +40,18 @@ class Zygote:
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
         self._command = command
         self._channel: Channel | None = None
+        self._started = asyncio.Event()
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Keep a zygote running until cancelled."""
         while True:
-            process = self._start()
+            try:
+                process = self._start()
+            except OSError as error:  # too many processes, say: it may get better
+                log.warning("zygote.not-started", problem=error.strerror)
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
             try:
                 await self._wait(process)
             finally:
@@ -70,11 +79,10 @@ class Zygote:
         self, message: SpawnVtpm | SpawnHypervisor, descriptors: Sequence[int]
     ) -> Process:
         async with self._turn:
-            if self._channel is None:
-                raise _gone()
+            channel = await self._reached()
             try:
                 spawned, [pidfd] = await ask(
-                    self._channel, message, Spawned, descriptors, expects=1, seconds=SECONDS
+                    channel, message, Spawned, descriptors, expects=1, seconds=SECONDS
                 )
             except Closed as error:
                 raise _gone() from error
@@ -83,6 +91,18 @@ class Zygote:
                     self._hang_up()  # its answer must not be taken for the next one's
                 raise
         return Process(spawned.pid, pidfd)
+
+    async def _reached(self) -> Channel:
+        """Give the channel; one that is being started again is waited for."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                while True:
+                    await self._started.wait()
+                    if self._channel is not None and not _is_closed(self._channel):
+                        return self._channel
+                    self._hang_up()  # it died, and `run` is about to notice
+        except TimeoutError as error:
+            raise _gone() from error
 
     def _start(self) -> subprocess.Popen[bytes]:
         ours, theirs = channels.pair()
@@ -95,15 +115,23 @@ class Zygote:
                 start_new_session=True,  # a terminal's Ctrl-C is the builder's to handle
             )
         self._channel = Channel(ours, sends=ZYGOTE_REQUESTS, receives=ZYGOTE_ANSWERS)
+        self._started.set()
         return process
 
     async def _wait(self, process: subprocess.Popen[bytes]) -> None:
         await Process(process.pid, os.pidfd_open(process.pid)).wait()
 
     def _hang_up(self) -> None:
+        self._started.clear()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+
+def _is_closed(channel: Channel) -> bool:
+    poll = select.poll()
+    poll.register(channel.fileno(), 0)  # tells of the other end's close alone
+    return bool(poll.poll(0))
 
 
 def _gone() -> HostError:

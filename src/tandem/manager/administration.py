@@ -24,6 +24,7 @@ from tandem.evidence.tpm_types import parse_public
 from tandem.manager import records
 from tandem.manager.groups import GroupTerms, found_group, group_subject
 from tandem.manager.host import Host
+from tandem.manager.libraries import Libraries
 from tandem.manager.pairs import Pairs
 from tandem.values import checked_name
 from tandem.wire.administration import (
@@ -32,6 +33,7 @@ from tandem.wire.administration import (
     AddGroup,
     AllowLibraries,
     DestroyVtpm,
+    ForgetLibrary,
     MakeVtpmAnew,
     RemoveGroup,
     SetLimits,
@@ -75,6 +77,8 @@ class Administration:
                 key, act = self._host.identity.approver, lambda: self._remove(action)
             case SetLimits():
                 key, act = self._host.identity.approver, lambda: self._limit(action)
+            case ForgetLibrary():
+                key, act = self._host.identity.approver, lambda: self._forget(action)
             case AllowLibraries():
                 key, act = self._administrator(action.group), lambda: self._allow(action)
             case DestroyVtpm():
@@ -170,6 +174,8 @@ class Administration:
                 f"{self._pairs.running(action.group)} running pairs",
                 hint="stop its guests; its vTPMs are lost with it where you say --with-vtpms",
             )
+        for vtpm in vtpms:  # whether it was ever launched is not known of a closed group's
+            self._pairs.require_accounted(vtpm)
         self._host.vtpms.drop(action.group)
         self._groups.remove(action.group)
 
@@ -182,6 +188,14 @@ class Administration:
             commits_most=action.commits_most,
         )
         self._groups.keep(action.group, record)
+
+    def _forget(self, action: ForgetLibrary) -> None:
+        if not Libraries(self._host.store).forget(action.library):
+            raise Refused(
+                "TDM-LIBRARY-UNKNOWN",
+                f"no guest was ever started from a library {action.library}",
+                hint="give the name that `tandem library list` shows",
+            )
 
     def _allow(self, action: AllowLibraries) -> None:
         signers = _checked_signers(action.signers)
@@ -212,6 +226,14 @@ class Administration:
                 f"vTPM {action.vtpm} is in use by a running pair",
                 hint="stop that guest first",
             )
+        if owner is not None:
+            self._require_accounted(action.vtpm)
+
+    def _require_accounted(self, vtpm: str) -> None:
+        """Refuse a vTPM that was launched, and may live since before this Manager's start."""
+        _, known = self._host.vtpms.get(vtpm)
+        if known.launches:
+            self._pairs.require_accounted(vtpm)
 
 
 def _check_limits(action: AddGroup | SetLimits) -> None:

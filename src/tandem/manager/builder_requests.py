@@ -1,4 +1,4 @@
-"""What the domain builder asks: a pair is opened, and closed."""
+"""What the domain builder asks: a pair is opened, closed, and rejoins a Manager started again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from tandem.manager.clients import Client, Clients
 from tandem.manager.commits import Commits
 from tandem.manager.pairs import Pairs
 from tandem.manager.room import Room
-from tandem.wire.manager_rpc import ClosePair, OpenPair, PairClosed
+from tandem.wire.manager_rpc import (
+    Attend,
+    Attended,
+    ClosePair,
+    OpenPair,
+    PairClosed,
+    RejoinPair,
+)
 
 
 class BuilderRequests:
@@ -28,6 +35,8 @@ class BuilderRequests:
         """Answer the builder's messages in `room`."""
         room.on(OpenPair, self._open_pair)
         room.on(ClosePair, self._close_pair)
+        room.on(RejoinPair, self._rejoin_pair)
+        room.on(Attend, self._attend)
 
     def left(self, client: Client) -> None:
         """Close the pair of a vTPM whose connection has ended."""
@@ -50,6 +59,21 @@ class BuilderRequests:
             send=lambda: self._clients.answer_with_key_channel(client, opened, vtpm),
             undo=lambda: self._clients.drop(vtpm),
         )
+
+    def _rejoin_pair(self, client: Client, asked: RejoinPair) -> None:
+        """Make a key channel for a vTPM that is still to prove who it is."""
+        self._clients.require_room()
+        pair, rejoins = self._pairs.await_rejoin(asked)
+        ours, theirs = channels.pair()
+        vtpm = self._clients.add(ours, self._vtpms, pair=pair, key_channel=theirs)
+        self._by_pair[pair.pair_id] = vtpm
+        self._log.info("pair.rejoins", pair=pair.pair_id, vtpm=pair.vtpm)
+        self._clients.answer_with_key_channel(client, rejoins, vtpm)
+
+    def _attend(self, _: Client, __: Attend) -> Attended:
+        self._pairs.attend()
+        self._log.info("builder.attends")
+        return Attended()
 
     def _close_pair(self, _: Client, asked: ClosePair) -> PairClosed:
         vtpm = self._by_pair.get(asked.pair_id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import selectors
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +25,9 @@ DESCRIPTORS_KEPT: Final = 64  # for store, pTPM, and key channels on their way
 REFUSED_MOST: Final = 16  # of those, for who is told that the Manager is full
 ACCEPTED_MOST: Final = 64  # new connections in one turn
 USER_MOST: Final = 16  # connections of one user who is not root
+# accept(2), where the system, or this process, has nothing left for one connection more
+SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SHORT_SECONDS: Final = 0.02
 STRANGERS: Final = -1  # all users without a right are one
 
 Ready = Callable[[], None]
@@ -104,6 +109,12 @@ class Clients:
                 sock, _ = listening.accept()
             except (BlockingIOError, ConnectionError):
                 return  # whoever it was has left
+            except OSError as error:
+                if error.errno not in SHORT:
+                    raise
+                self._log.warning("clients.short", problem=error.strerror)
+                time.sleep(SHORT_SECONDS)  # or the loop would run hot: they wait to be accepted
+                return
             peer = peer_of(sock)
             rights = self._rights.of(peer)
             user = peer.uid if rights else STRANGERS

@@ -120,6 +120,7 @@ class GroupRequests:
             state_version=record.state_version,
             running=self._pairs.is_open(asked.vtpm),
             signers=record.signers,
+            threshold=record.threshold,
             ek_serials=record.ek_serials,
             ak_serials=tuple(record.ak_serials),
         )

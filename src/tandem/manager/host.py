@@ -37,7 +37,7 @@ from tandem.manager.ptpm import EkKind, Ptpm
 from tandem.manager.rotation import tidy
 from tandem.manager.store import Store
 from tandem.manager.tcti import PtpmFailed
-from tandem.manager.vtpms import Vtpms
+from tandem.manager.vtpms import KEY_SIZE, Vtpms
 from tandem.settings import UID_BASE, HostPaths
 from tandem.values import Secret
 
@@ -305,6 +305,7 @@ def _host_record(ek: bytes, certificate: bytes, chain: tuple[bytes, ...]) -> rec
         epoch=1,
         rollback_window=0,
         wear_budget=records.WEAR_BUDGET,
+        ticket_key=os.urandom(KEY_SIZE),
     )
 
 

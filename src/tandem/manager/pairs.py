@@ -14,12 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tandem.errors import Refused, UntrustedInput
 from tandem.evidence.certificates import MAX_COUNT
 from tandem.evidence.pair_record import FORMAT, PairRecord, parse_pair_record
+from tandem.evidence.signers import Signers
 from tandem.evidence.tpm_types import Algorithm, Public, PublicKey, parse_public
 from tandem.evidence.vtpm_ak import vtpm_ak_public
 from tandem.manager import records
 from tandem.manager.host import Host
-from tandem.manager.vtpms import new_vtpm
-from tandem.values import PAIR_ID_SIZE, SHA256_SIZE, checked_name
+from tandem.manager.libraries import Libraries
+from tandem.manager.rejoining import Expected, judge_rejoin, unaccounted
+from tandem.manager.tickets import ephemeral_key, ticket
+from tandem.manager.vtpms import KEY_SIZE, new_vtpm
+from tandem.values import PAIR_ID_SIZE, SHA256_SIZE, Secret, checked_name
 from tandem.wire.manager_rpc import (
     AkRenewed,
     CertifyEks,
@@ -27,27 +31,34 @@ from tandem.wire.manager_rpc import (
     EkCertificates,
     OpenPair,
     PairOpened,
+    PairRejoins,
     Prepare,
     Prepared,
+    Rejoin,
+    Rejoined,
+    RejoinPair,
     StateCommitted,
     Welcome,
 )
+from tandem.wire.rejoin import NONCE_SIZE
 
 MAX_VERSION: Final = 256  # bytes of the hypervisor's or the builder's name and version
+NOBODY: Final = Signers(key_ids=(), threshold=1)  # of an ephemeral vTPM: it has no next launch
 Clock = Callable[[], datetime.datetime]
 
 
 @dataclass(kw_only=True)
 class Pair:
-    """One open launch; `record` is complete once the vTPM has prepared."""
+    """One open launch; `record` is complete once the vTPM has prepared or rejoined."""
 
     pair_id: bytes
     vtpm: str
     guest: str
     group: str
     ephemeral: bool
-    opened: OpenPair
+    opened: OpenPair | None  # None where a Manager before this one opened it
     state: records.VtpmRecord
+    nonce: bytes = b""  # for the proof of a vTPM that is to rejoin
     greeted: bool = False
     certified: bool = False  # in this launch
     record: bytes = b""
@@ -60,7 +71,10 @@ class Pairs:
     def __init__(self, host: Host, clock: Clock) -> None:
         self._host = host
         self._clock = clock
+        self._libraries = Libraries(host.store)
         self._open: dict[bytes, Pair] = {}
+        self._seen: set[str] = set()  # vTPMs of which this Manager knows whether they are in use
+        self._attended = False  # by the builder, since this Manager's start: all are seen
 
     def __len__(self) -> int:
         return len(self._open)
@@ -72,14 +86,16 @@ class Pairs:
         checked_name(asked.group, "group")
         _refuse_odd_fields(asked)
         if self.is_open(asked.vtpm):
-            raise Refused(
-                "TDM-VTPM-IN-USE",
-                f"vTPM {asked.vtpm} is in use by a running pair",
-                hint="stop that guest first: one vTPM serves one guest at a time",
-            )
+            raise _in_use(asked.vtpm)
         state = self._next_launch(asked)
+        if state.launches > 1:
+            self.require_accounted(asked.vtpm)
+        self._libraries.admit(asked)
+        pair_id = os.urandom(PAIR_ID_SIZE)
+        if asked.ephemeral:
+            state = replace(state, key=ephemeral_key(self._ticket_key, pair_id))
         pair = Pair(
-            pair_id=os.urandom(PAIR_ID_SIZE),
+            pair_id=pair_id,
             vtpm=asked.vtpm,
             guest=asked.guest,
             group=asked.group,
@@ -87,9 +103,61 @@ class Pairs:
             opened=asked,
             state=state,
         )
-        self._open[pair.pair_id] = pair
+        self._enter(pair)
         self._keep(pair)
         return pair, PairOpened(pair_id=pair.pair_id, launch_number=state.launches)
+
+    def await_rejoin(self, asked: RejoinPair) -> tuple[Pair, PairRejoins]:
+        """Expect a vTPM whose launch an earlier Manager opened; it is in use from here on."""
+        checked_name(asked.vtpm, "vTPM")
+        if asked.pair_id in self._open:
+            raise Refused(
+                "TDM-PAIR-JOINED",
+                f"pair {asked.pair_id.hex()[:32]} has its key channel",
+                hint="nothing is to be done: the Manager was not started again",
+            )
+        if self.is_open(asked.vtpm):
+            raise _in_use(asked.vtpm)
+        known = self._persistent(asked.vtpm)
+        pair = Pair(
+            pair_id=asked.pair_id,
+            vtpm=asked.vtpm,
+            guest=asked.vtpm if known is None else known.guest,
+            group="" if known is None else known.group,  # an ephemeral one's record will say
+            ephemeral=known is None,
+            opened=None,
+            state=known or new_vtpm(guest=asked.vtpm, group="", signers=NOBODY),
+            nonce=os.urandom(NONCE_SIZE),
+        )
+        self._enter(pair)
+        return pair, PairRejoins(nonce=pair.nonce)
+
+    def rejoin(self, pair: Pair, asked: Rejoin) -> Rejoined:
+        """Go on with a vTPM that proves to be half of the pair its key channel was made for."""
+        if pair.greeted or not pair.nonce:
+            raise _out_of_place("to rejoin where it never left")
+        known = None if pair.ephemeral else self._persistent(pair.vtpm)
+        expected = Expected(pair_id=pair.pair_id, vtpm=pair.vtpm, nonce=pair.nonce, known=known)
+        record = judge_rejoin(asked, expected, self._ticket_key)
+        ak = parse_public(asked.ak)
+        if ak.name != record.ak_name:
+            raise _out_of_place("an AK that is not its pair record's")
+        self._host.groups.opened(record.group)
+        pair.group, pair.guest = record.group, record.guest
+        pair.state = known or replace(
+            pair.state,
+            group=record.group,
+            state_version=asked.state_version,  # nobody but this vTPM will ever read that state
+            state_digest=asked.state_digest,
+        )
+        pair.greeted = pair.certified = True
+        pair.record, pair.ak = asked.record, ak.key
+        state = pair.state
+        return Rejoined(state_version=state.state_version, state_digest=state.state_digest)
+
+    def attend(self) -> None:
+        """Take the builder's word that every pair that lives has asked to rejoin."""
+        self._attended = True
 
     def close(self, pair_id: bytes) -> bool:
         """End a launch; False where it is not open."""
@@ -97,7 +165,7 @@ class Pairs:
 
     def welcome(self, pair: Pair) -> Welcome:
         """Tell a vTPM who it is and hand it its key, once."""
-        if pair.greeted:
+        if pair.greeted or pair.opened is None:
             raise _out_of_place("a second Hello")
         pair.greeted = True
         return Welcome(
@@ -107,6 +175,8 @@ class Pairs:
             group=pair.group,
             launch_number=pair.state.launches,
             key=pair.state.key,
+            former_state_key=pair.state.state_key,
+            state_key=pair.state.launch_key,
             state_version=pair.state.state_version,
             state_digest=pair.state.state_digest,
         )
@@ -134,7 +204,8 @@ class Pairs:
 
     def prepare(self, pair: Pair, asked: Prepare) -> Prepared:
         """Complete the pair record and certify the AK with its digest."""
-        if not pair.greeted or pair.record:
+        opened = pair.opened
+        if not pair.greeted or pair.record or opened is None:
             raise _out_of_place("a second Prepare")
         ek, ak, now = parse_public(asked.ek), parse_public(asked.ak), self._clock()
         if ek.name != pair.state.ek_name or not _is_vtpm_ak(ak):
@@ -149,15 +220,15 @@ class Pairs:
             guest=pair.guest,
             group=pair.group,
             launch_number=pair.state.launches,
-            launch_log_digest=pair.opened.launch_log_digest,
+            launch_log_digest=opened.launch_log_digest,
             ek_name=ek.name,
             ak_name=ak.name,
             reset_count=asked.reset_count,
             restart_count=asked.restart_count,
-            hypervisor=pair.opened.hypervisor,
-            builder=pair.opened.builder,
-            manifest_digest=pair.opened.manifest_digest,
-            manifest_version=pair.opened.manifest_version,
+            hypervisor=opened.hypervisor,
+            builder=opened.builder,
+            manifest_digest=opened.manifest_digest,
+            manifest_version=opened.manifest_version,
             host_log_digest=hashlib.sha256(self._host.log).digest(),
             epoch=self._host.record.epoch,
             rollback_window=self._host.record.rollback_window,
@@ -170,6 +241,7 @@ class Pairs:
             ak_certificate=certified.ak_certificate,
             issuer_certificate=certified.issuer_certificate,
             host_ak=self._host.ptpm.ak_public,
+            ticket=ticket(self._ticket_key, pair.record, ephemeral=pair.ephemeral),
         )
 
     def renew_ak(self, pair: Pair) -> AkRenewed:
@@ -193,7 +265,12 @@ class Pairs:
                 offset=0,
             )
         self._host.groups.opened(pair.group)  # closed where a new key of it was not written
-        pair.state = replace(pair.state, state_version=asked.version, state_digest=asked.digest)
+        pair.state = replace(
+            pair.state,
+            state_version=asked.version,
+            state_digest=asked.digest,
+            state_key=pair.state.launch_key,
+        )
         self._keep(pair)
         return StateCommitted(version=asked.version)
 
@@ -209,6 +286,25 @@ class Pairs:
         """Whether a vTPM is in use."""
         return any(pair.vtpm == vtpm for pair in self._open.values())
 
+    def require_accounted(self, vtpm: str) -> None:
+        """Refuse a vTPM that a pair from before this Manager's start may use: nobody said yet."""
+        if not self._attended and vtpm not in self._seen:
+            raise unaccounted(vtpm)
+
+    @property
+    def _ticket_key(self) -> Secret:
+        return Secret(self._host.record.ticket_key)
+
+    def _enter(self, pair: Pair) -> None:
+        self._open[pair.pair_id] = pair
+        self._seen.add(pair.vtpm)
+
+    def _persistent(self, vtpm: str) -> records.VtpmRecord | None:
+        """Give the record of a persistent vTPM; None where there is none of this name."""
+        if self._host.vtpms.group_of(vtpm) is None:
+            return None
+        return self._host.vtpms.get(vtpm)[1]
+
     def _next_launch(self, asked: OpenPair) -> records.VtpmRecord:
         """Give the record that the vTPM has in its next launch, as far as its group allows one."""
         self._host.groups.opened(asked.group)
@@ -221,7 +317,8 @@ class Pairs:
         if is_new and self._host.vtpms.count(asked.group) >= group.vtpms_most:
             raise _limited(asked.group, f"{group.vtpms_most} vTPMs")
         if owner is None:
-            fresh = new_vtpm(guest=asked.guest, group=asked.group, signers=asked.signers)
+            signers = Signers(key_ids=asked.successors, threshold=asked.threshold)
+            fresh = new_vtpm(guest=asked.guest, group=asked.group, signers=signers)
             return replace(fresh, launches=1)
         if asked.ephemeral:
             raise Refused(
@@ -237,14 +334,22 @@ class Pairs:
         _, known = self._host.vtpms.get(asked.vtpm)
         if known.guest != asked.guest:
             raise _of_another(asked.vtpm, f"guest {known.guest} in group {owner}")
-        if not set(known.signers) & set(asked.signers):
+        signers = Signers(key_ids=known.signers, threshold=known.threshold)
+        if not signers.are_met_by(asked.signers):
             raise Refused(
                 "TDM-VTPM-OTHER-LIBRARY",
-                f"vTPM {asked.vtpm} was last launched from a library that other keys signed",
-                hint="sign the library with a key that signed the last one, too, or start the "
+                f"vTPM {asked.vtpm} was last launched from a library that other keys signed; what "
+                f"comes after it takes {signers}",
+                hint="sign the library with keys that the last one names, too, or start the "
                 "guest under another name",
             )
-        return replace(known, launches=known.launches + 1, signers=asked.signers)
+        return replace(
+            known,
+            launches=known.launches + 1,
+            launch_key=os.urandom(KEY_SIZE),
+            signers=asked.successors,
+            threshold=asked.threshold,
+        )
 
     def _certify_ak(self, pair: Pair, key: PublicKey) -> AkRenewed:
         """Issue an AK certificate; the record that the next commit writes has its serial number."""
@@ -279,6 +384,14 @@ def _limited(group: str, limit: str) -> Refused:
         f"group {group} has reached its limit of {limit}",
         hint="stop or destroy some of the group's, or have the host's administrator raise it with "
         f"`tandem group limits {group}`",
+    )
+
+
+def _in_use(vtpm: str) -> Refused:
+    return Refused(
+        "TDM-VTPM-IN-USE",
+        f"vTPM {vtpm} is in use by a running pair",
+        hint="stop that guest first: one vTPM serves one guest at a time",
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tandem.evidence import canonical, record_fields
+from tandem.evidence.signers import Signers
 
 Kind = TypeVar("Kind")
 MAX_RECORD: Final = 64 * 1024
 HOST: Final = "host"
 GROUPS: Final = "group/"  # what the ids of all groups begin with
 VTPMS: Final = "vtpm/"
+LIBRARIES: Final = "library/"
 DEFAULT_GROUP: Final = "default"
 WEAR_BUDGET: Final = 100_000  # NV writes after which the first TPMs are seen to fail
 # What the host's own group may use: as much as there is.
@@ -31,6 +34,7 @@ class HostRecord:
     epoch: int  # 1 at first, one more after each restore of a backup
     rollback_window: int  # seconds of commits that an older store may undo; 0: none (strict)
     wear_budget: int  # writes that the pTPM's anchor may take in its life
+    ticket_key: bytes  # of the tickets by which pairs rejoin a Manager started again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +64,27 @@ class VtpmRecord:
     vtpm_id: bytes
     guest: str
     group: str
-    signers: tuple[str, ...]  # of the library that it was last launched from
-    key: bytes  # AES-256
+    signers: tuple[str, ...]  # key ids, as the library names them that it was last launched from
+    threshold: int  # how many of them sign any library that it is launched from next
+    key: bytes  # 32 bytes, for its life: what its authorizations are derived from
+    state_key: bytes  # AES-256, of the newest state; empty before the first
+    launch_key: bytes  # AES-256, of the states that the newest launch writes
     ek_name: bytes  # of the RSA EK that was certified; empty before
     ek_serials: tuple[bytes, ...]  # of its EK certificates, to be revoked one day
     ak_serials: dict[bytes, int]  # of the newest AK certificates, with the Unix time of their end
     launches: int
     state_version: int  # 0 before the first state
     state_digest: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryRecord:
+    """The highest version of a library that `threshold` of these keys have signed."""
+
+    signers: tuple[str, ...]  # key ids, in order
+    threshold: int
+    version: int
+    digest: bytes  # of that version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +108,17 @@ def vtpm_id(group: str, name: str) -> str:
     return f"{VTPMS}{group}/{name}"
 
 
+def library_id(name: str, signers: Signers) -> str:
+    """Give the id of what is known of a library as these sign it."""
+    text = "\n".join((*signers.key_ids, str(signers.threshold)))
+    return f"{library_prefix(name)}{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def library_prefix(name: str) -> str:
+    """Give what the ids of all records of a library's name begin with."""
+    return f"{LIBRARIES}{name}/"
+
+
 def tombstone_id(group: str, vtpm: bytes) -> str:
     """Give the id of the record of a vTPM that is no more, by the vTPM's own id."""
     return f"{tombstone_prefix(group)}{vtpm.hex()}"
@@ -101,7 +129,9 @@ def tombstone_prefix(group: str) -> str:
     return f"tombstone/{group}/"
 
 
-def encode(record: HostRecord | GroupRecord | VtpmRecord | TombstoneRecord) -> bytes:
+def encode(
+    record: HostRecord | GroupRecord | VtpmRecord | LibraryRecord | TombstoneRecord,
+) -> bytes:
     """Write a record's content."""
     return canonical.encode(record_fields.to_map(record))
 

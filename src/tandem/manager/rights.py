@@ -28,9 +28,11 @@ from tandem.wire.manager_rpc import (
     AskHostLog,
     AskMetrics,
     AskStatus,
+    Attend,
     ClosePair,
     OpenBroker,
     OpenPair,
+    RejoinPair,
 )
 
 SO_PEERGROUPS: Final = 59  # asm-generic/socket.h; the socket module has no name for it
@@ -53,6 +55,8 @@ class Right(StrEnum):
 NEEDED: Final[Mapping[type, Right]] = {
     OpenPair: Right.BUILDER,
     ClosePair: Right.BUILDER,
+    RejoinPair: Right.BUILDER,
+    Attend: Right.BUILDER,
     OpenBroker: Right.BROKER,
     AskStatus: Right.OBSERVE,
     AskExport: Right.OBSERVE,

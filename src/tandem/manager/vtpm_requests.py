@@ -21,6 +21,8 @@ from tandem.wire.manager_rpc import (
     Hello,
     Prepare,
     Prepared,
+    Rejoin,
+    Rejoined,
     RenewAk,
     Welcome,
 )
@@ -50,6 +52,7 @@ class VtpmRequests:
         room.on(Hello, self._hello)
         room.on(CertifyEks, self._certify_eks)
         room.on(Prepare, self._prepare)
+        room.on(Rejoin, self._rejoin)
         room.on(RenewAk, self._renew_ak)
         room.on(CommitState, self._commit_state)
         room.on(AskDeepQuote, self._ask_deep_quote)
@@ -63,6 +66,9 @@ class VtpmRequests:
 
     def _prepare(self, client: Client, asked: Prepare) -> Prepared:
         return self._pairs.prepare(_pair(client), asked)
+
+    def _rejoin(self, client: Client, asked: Rejoin) -> Rejoined:
+        return self._pairs.rejoin(_pair(client), asked)
 
     def _renew_ak(self, client: Client, _: RenewAk) -> None:
         pair = _pair(client)

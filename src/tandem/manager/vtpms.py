@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tandem.errors import Refused
+from tandem.evidence.signers import Signers
 from tandem.manager import records
 from tandem.manager.store import Store
 from tandem.values import PAIR_ID_SIZE
@@ -77,7 +78,8 @@ class Vtpms:
     def make_anew(self, vtpm: str, now: datetime.datetime) -> None:
         """Stage a new vTPM under the name of one whose state is lost; the old one is revoked."""
         _, record = self.get(vtpm)
-        successor = new_vtpm(guest=record.guest, group=record.group, signers=record.signers)
+        signers = Signers(key_ids=record.signers, threshold=record.threshold)
+        successor = new_vtpm(guest=record.guest, group=record.group, signers=signers)
         self._bury(vtpm, record, successor.vtpm_id, now)
         self.keep(vtpm, successor)
 
@@ -101,17 +103,20 @@ class Vtpms:
         self._store.stage(name, records.encode(tombstone))
 
 
-def new_vtpm(*, guest: str, group: str, signers: tuple[str, ...]) -> records.VtpmRecord:
+def new_vtpm(*, guest: str, group: str, signers: Signers) -> records.VtpmRecord:
     """Give the record of a vTPM that was never launched."""
     return records.VtpmRecord(
         vtpm_id=os.urandom(PAIR_ID_SIZE),
         guest=guest,
         group=group,
         key=os.urandom(KEY_SIZE),
+        state_key=b"",
+        launch_key=os.urandom(KEY_SIZE),
         ek_name=b"",
         ek_serials=(),
         ak_serials={},
-        signers=signers,
+        signers=signers.key_ids,
+        threshold=signers.threshold,
         launches=0,
         state_version=0,
         state_digest=b"",

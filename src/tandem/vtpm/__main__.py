@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tandem.vtpm.ahead  # isort: skip  # noqa: F401 - before everything else
-
 import argparse
 import os
+import select
 import socket
 import sys
 
 from tandem.errors import HostError, TandemError
-from tandem.vtpm.confinement import CallFilter
-from tandem.vtpm.libtpms import Engine
-from tandem.vtpm.zygote import Zygote
+from tandem.privileges import end_with_parent
 
 
 def main() -> int:
@@ -29,13 +26,33 @@ def main() -> int:
             raise HostError(
                 "TDM-NOT-ROOT", "the zygote needs root", hint="start the builder as root"
             )
+        end_with_parent()  # from here on, not only once it serves
         channel = socket.socket(fileno=arguments.channel_fd)
         channel.set_inheritable(False)
-        Zygote(channel, Engine(), CallFilter()).serve()
+        if not _is_closed(channel):
+            _serve(channel)
     except TandemError as error:
         sys.stderr.write(f"{error}\nhint: {error.hint}\n")
         return error.exit_status
     return 0
+
+
+def _is_closed(channel: socket.socket) -> bool:
+    """Tell whether the builder died before the kernel would have ended this process with it."""
+    poll = select.poll()
+    poll.register(channel, 0)
+    return bool(poll.poll(0))
+
+
+def _serve(channel: socket.socket) -> None:
+    """Import everything, which on a busy host takes seconds, then serve."""
+    import tandem.vtpm.ahead  # isort: skip  # noqa: F401 - before all that is ours
+
+    from tandem.vtpm.confinement import CallFilter
+    from tandem.vtpm.libtpms import Engine
+    from tandem.vtpm.zygote import Zygote
+
+    Zygote(channel, Engine(), CallFilter()).serve()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ MAX_DESCRIPTORS: Final = 64
 MAX_FILE_SIZE: Final = 4 << 20  # a state slot has at most 1 MiB
 ALLOWED_CALLS: Final = (
     "read", "write", "recvfrom", "sendto", "recvmsg", "sendmsg", "shutdown", "getsockname",
-    "getsockopt",
+    "getsockopt", "accept4",
     "poll", "ppoll", "pselect6", "close", "pread64", "pwrite64", "ftruncate", "fsync", "lseek",
     "futex", "restart_syscall", "rt_sigreturn", "rt_sigprocmask", "sigaltstack", "sched_yield",
     "mmap", "mremap", "munmap", "mprotect", "madvise", "brk", "getrandom",

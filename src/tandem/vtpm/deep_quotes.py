@@ -22,6 +22,7 @@ from tandem.evidence.deep_quote import (
 from tandem.evidence.pair_record import record_digest
 from tandem.values import Secret
 from tandem.vtpm.ak_certificate import AkCertificate
+from tandem.vtpm.authorizations import read_authorizations
 from tandem.vtpm.libtpms import CommandFailed, Engine
 from tandem.vtpm.manager_client import ManagerClient
 from tandem.vtpm.parking import object_slot
@@ -40,6 +41,7 @@ class VtpmQuote:
     attest: bytes
     signature: bytes
     registers: dict[int, bytes]
+    authorizations: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,8 @@ class DeepQuoter:
 
     def _quote(self, request: DeepQuoteRequest) -> VtpmQuote:
         record = record_digest(self.prepared.record)
-        qualifying = qualifying_data(request.nonce, request.user_data, record)
+        authorizations = read_authorizations(self.engine).encode()
+        qualifying = qualifying_data(request.nonce, request.user_data, record, authorizations)
         quoting = tpm.quote(AK_HANDLE, self.ak_auth.reveal(), qualifying, request.registers)
         with object_slot(self.engine):
             quoted = self.engine.run(quoting).parameters
@@ -84,6 +87,7 @@ class DeepQuoter:
             attest=attest,
             signature=quoted[2 + len(attest) :],
             registers=self._read_registers(request.registers),
+            authorizations=authorizations,
         )
 
     def _combine(self, request: DeepQuoteRequest, quote: VtpmQuote, made: DeepQuoted) -> DeepQuote:
@@ -95,6 +99,7 @@ class DeepQuoter:
             vtpm_attest=quote.attest,
             vtpm_signature=quote.signature,
             vtpm_pcrs=quote.registers,
+            authorizations=quote.authorizations,
             record=prepared.record,
             salt=made.salt,
             leaf_index=made.leaf_index,

@@ -14,15 +14,15 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tandem.channel import Channel, Closed
 from tandem.values import Locality
+from tandem.vtpm.builder_line import BuilderLine, close_all
 from tandem.vtpm.commands import WRONG_SIZE, Handler
 from tandem.vtpm.libtpms import MAX_COMMAND, Engine
-from tandem.vtpm.server import END_ASKED, Ending
+from tandem.vtpm.server import BUILDER_GONE, END_ASKED, Ending
 from tandem.vtpm.watch import Source, Watch
 from tandem.wire import tpm_commands as tpm
 from tandem.wire.tpm_commands import HEADER, Rc
-from tandem.wire.zygote_rpc import EndVtpm
+from tandem.wire.zygote_rpc import EndVtpm, VtpmNoted
 
 SET_LOCALITY: Final = 0x20001000  # TPM2_CC_SET_LOCALITY of the kernel's vTPM proxy
 LOCALITY_REQUEST: Final = struct.Struct(">HIIB")  # header, locality
@@ -124,24 +124,28 @@ class DeviceServer:
         return tpm.response(Rc.SUCCESS)
 
 
-def wait_for_end(status: Channel, commands_ended: int) -> Ending:
+def wait_for_end(line: BuilderLine, commands_ended: int) -> Ending:
     """Wait until the builder asks for the end, or the serving thread has none left to serve.
 
-    A builder that dies leaves the vTPM alive, for the next one to adopt.
+    A builder that dies leaves the vTPM alive, for the next one to adopt, once it has noted it.
     """
-    watch = Watch()
-    watch.add(Source.STATUS, status.fileno())
+    watch, noted = Watch(), False
+    line.watch(watch)
     watch.add(Source.COMMANDS, commands_ended)
     while True:
         for source in watch.wait():
-            if source is Source.COMMANDS:
-                return DEVICE_GONE
-            try:
-                message, descriptors = status.receive_any()
-            except Closed:
-                watch.remove(status.fileno())
-                continue
-            for descriptor in descriptors:
-                os.close(descriptor)
+            match source:
+                case Source.COMMANDS:
+                    return DEVICE_GONE
+                case Source.DOOR:
+                    line.open_door()
+                    continue
+                case _:
+                    heard = line.hear()
+            if heard is None and not noted:
+                return BUILDER_GONE
+            message, descriptors = heard or (None, [])
+            close_all(descriptors)
+            noted |= isinstance(message, VtpmNoted)
             if isinstance(message, EndVtpm):
                 return END_ASKED

@@ -17,18 +17,15 @@ MAILBOX_LABEL: Final = b"TANDEM-VTPM-MAILBOX-AUTH-1"
 
 @dataclass(frozen=True, kw_only=True)
 class VtpmKeys:
-    """The key of the state on disk, and the authorizations that keep the guest out."""
+    """The authorizations that keep the guest out."""
 
-    state: Secret  # AES-256
     ak_auth: Secret
     mailbox_auth: Secret
 
 
 def derive_keys(key: Secret) -> VtpmKeys:
     """Derive a vTPM's secrets (HKDF-Expand, RFC 5869: the key is uniform already)."""
-    return VtpmKeys(
-        state=key, ak_auth=_expand(key, AK_LABEL), mailbox_auth=_expand(key, MAILBOX_LABEL)
-    )
+    return VtpmKeys(ak_auth=_expand(key, AK_LABEL), mailbox_auth=_expand(key, MAILBOX_LABEL))
 
 
 def _expand(key: Secret, label: bytes) -> Secret:

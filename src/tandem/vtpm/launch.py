@@ -14,11 +14,12 @@ from typing import Final, Protocol
 
 from tandem.evidence.launch import LaunchEvent
 from tandem.values import Locality
+from tandem.vtpm.authorizations import lockout_is_set
 from tandem.vtpm.libtpms import Engine
 from tandem.wire import tpm_commands as tpm
 from tandem.wire.tpm_commands import Rc, StartupType
 
-PLATFORM_AUTH_SIZE: Final = 32
+AUTH_SIZE: Final = 32
 STARTUP_CLEAR: Final = tpm.startup(StartupType.CLEAR)
 STARTUP_STATE: Final = tpm.startup(StartupType.STATE)
 CODE_FIELD: Final = slice(6, 10)
@@ -41,12 +42,16 @@ class Life(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One launch; `firmware` sets platformAuth itself, as SeaBIOS and OVMF do."""
+    """One launch; `firmware` sets platformAuth itself, as SeaBIOS and OVMF do.
+
+    `strict`: lockoutAuth is set here, at random, where it is empty; nobody knows it ever after.
+    """
 
     engine: Engine
     life: Life
     events: Sequence[LaunchEvent]
     firmware: bool
+    strict: bool
     prepare: Callable[[], None]  # work of this launch that needs the engine started
 
     def startup(self, command: bytes) -> bytes | memoryview:
@@ -63,11 +68,21 @@ class Launch:
             return answer
         self._measure()
         if not self.firmware:
-            auth = os.urandom(PLATFORM_AUTH_SIZE)
+            auth = os.urandom(AUTH_SIZE)
             self.engine.run(tpm.hierarchy_change_auth(tpm.PLATFORM, auth))
+        locked = self.strict and self._lock()
         self.prepare()
-        self.engine.changed = False  # the vTPM saved what matters of this before its guest came
+        # The vTPM saved what else matters of this before its guest came.
+        self.engine.changed = locked
         return answer
+
+    def _lock(self) -> bool:
+        """Set lockoutAuth, and tell whether it was empty: it is part of the permanent state."""
+        if lockout_is_set(self.engine):
+            return False
+        auth = os.urandom(AUTH_SIZE)
+        self.engine.run(tpm.hierarchy_change_auth(tpm.LOCKOUT, auth))
+        return True
 
     def _measure(self) -> None:
         first, *others = self.events

@@ -1,14 +1,21 @@
-"""The vTPM's side of its key channel: holding it is the vTPM's identity, for this launch."""
+"""The vTPM's side of its key channel: holding it is the vTPM's identity, for this launch.
+
+A Manager that ends takes the channel with it.  A vTPM whose guest runs then waits for the next
+Manager, proves on a new channel that it is the same vTPM, and asks again; its guest sees a pause.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tandem.channel import Channel, Closed, expect
-from tandem.errors import HostError
+from tandem.errors import HostError, Refused
+from tandem.values import Secret
+from tandem.vtpm.key_channels import KeyChannel, KeyChannels
 from tandem.wire.manager_rpc import (
     VTPM_ANSWERS,
     VTPM_REQUESTS,
@@ -21,15 +28,31 @@ from tandem.wire.manager_rpc import (
     Hello,
     Prepare,
     Prepared,
+    Rejoin,
+    Rejoined,
     RenewAk,
     StateCommitted,
     Welcome,
 )
 from tandem.wire.messages import Message
+from tandem.wire.rejoin import rejoin_proof
 
 Answer = TypeVar("Answer")
 Awaited = Callable[[], Answer]  # waits for an answer that was asked for, and gives it
+AWAY_SECONDS: Final = 30.0  # a Manager is started again within; a guest's TPM driver waits longer
 GONE_HINT: Final = "start the Manager, then the guest again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """What a vTPM has to show when it rejoins its pair; `newest` is its state acknowledged last."""
+
+    pair_id: bytes
+    record: bytes
+    ak: bytes
+    ticket: Secret
+    key: Secret
+    newest: Callable[[], tuple[int, bytes]]
 
 
 class ManagerClient:
@@ -40,7 +63,13 @@ class ManagerClient:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._channel = Channel(sock, sends=VTPM_REQUESTS, receives=VTPM_ANSWERS)
+        self._channel = _channel(sock)
+        self._membership: Membership | None = None
+        self.key_channels = KeyChannels()  # another thread's to give
+
+    def remember(self, membership: Membership) -> None:
+        """Outlive the Manager from here on: one question at a time, each asked again if need be."""
+        self._membership = membership
 
     def hello(self) -> Awaited[Welcome]:
         """Learn who this vTPM is, and its key."""
@@ -81,21 +110,92 @@ class ManagerClient:
         return self._ask(AskDeepQuote(vtpm_quote_digest=vtpm_quote_digest), DeepQuoted)()
 
     def _ask(self, message: Message, answer: type[Answer]) -> Awaited[Answer]:
-        with _hanging_up():
+        try:
             self._channel.send(message)
-        return lambda: self._receive(answer)
+        except Closed:
+            if self._membership is None:
+                raise _gone() from None
+            # Whoever waits for the answer finds the channel closed as well.
+        return lambda: self._answer_to(message, answer)
 
-    def _receive(self, answer: type[Answer]) -> Answer:
-        with _hanging_up():
-            reply, _ = self._channel.receive()
-        return expect(reply, answer)
+    def _answer_to(self, message: Message, answer: type[Answer]) -> Answer:
+        deadline: float | None = None
+        while True:
+            try:
+                reply, _ = self._channel.receive()
+                return expect(reply, answer)
+            except Closed:
+                pass
+            if deadline is None:  # what a Manager took that lived, a slow pTPM's time, is not away
+                deadline = time.monotonic() + AWAY_SECONDS
+            reply = self._ask_again(message, deadline)
+            if reply is not None:
+                return expect(reply, answer)
+
+    def _ask_again(self, message: Message, deadline: float) -> Message | None:
+        """Rejoin, then ask once more, unless the question was answered by that already."""
+        if self._membership is None:
+            raise _gone()
+        offered = self.key_channels.take(deadline - time.monotonic())
+        if offered is None:
+            raise _gone()
+        self._channel.close()
+        self._channel = _channel(offered.sock)
+        try:
+            recorded = self._rejoin(offered, self._membership)
+            if settled(recorded, self._membership.newest(), message):
+                return StateCommitted(version=recorded.state_version)
+            self._channel.send(message)
+        except Closed:  # that Manager ended, too
+            pass
+        except Refused:  # it is not this vTPM's Manager, nor will it be
+            self._membership = None
+            offered.sock.shutdown(socket.SHUT_RDWR)
+            raise
+        return None
+
+    def _rejoin(self, offered: KeyChannel, membership: Membership) -> Rejoined:
+        version, digest = membership.newest()
+        proof = rejoin_proof(
+            membership.key,
+            nonce=offered.nonce,
+            pair_id=membership.pair_id,
+            state_version=version,
+            state_digest=digest,
+        )
+        request = Rejoin(
+            record=membership.record,
+            ak=membership.ak,
+            ticket=membership.ticket.reveal(),
+            state_version=version,
+            state_digest=digest,
+            proof=proof,
+        )
+        return self._channel.ask(request, Rejoined)
 
 
-@contextmanager
-def _hanging_up() -> Iterator[None]:
-    try:
-        yield
-    except Closed as error:
-        raise HostError(
-            "TDM-MANAGER-GONE", "the Manager closed the vTPM's channel", hint=GONE_HINT
-        ) from error
+def settled(recorded: Rejoined, newest: tuple[int, bytes], pending: Message) -> bool:
+    """Whether the Manager recorded the state that waits for its answer before it ended.
+
+    Any other state than that one and the newest acknowledged one is refused: the Manager's store is
+    an older copy, or somebody else had this vTPM.
+    """
+    found = recorded.state_version, recorded.state_digest
+    if isinstance(pending, CommitState) and found == (pending.version, pending.digest):
+        return True
+    if found == newest:
+        return False
+    raise Refused(
+        "TDM-STATE-FORKED",
+        f"the Manager knows version {found[0]} of the vTPM's state, where {newest[0]} was "
+        "acknowledged last",
+        hint="put back the Manager's newest store; the guest is ended, and its state stays closed",
+    )
+
+
+def _channel(sock: socket.socket) -> Channel:
+    return Channel(sock, sends=VTPM_REQUESTS, receives=VTPM_ANSWERS)
+
+
+def _gone() -> HostError:
+    return HostError("TDM-MANAGER-GONE", "the Manager closed the vTPM's channel", hint=GONE_HINT)

@@ -14,7 +14,7 @@ from tandem.values import Secret
 from tandem.vtpm.keys import VtpmKeys, derive_keys
 from tandem.vtpm.launch import LAUNCH_RESTARTS
 from tandem.vtpm.libtpms import Engine
-from tandem.vtpm.manager_client import ManagerClient
+from tandem.vtpm.manager_client import ManagerClient, Membership
 from tandem.vtpm.provisioning import manufacture, power_cycle
 from tandem.vtpm.saving import Saver
 from tandem.vtpm.state import StateSlots, VtpmState
@@ -49,8 +49,14 @@ def prepare(
             "the key channel belongs to another pair than the one to be started",
             hint="restart the host's services, then start the guest again",
         )
-    keys = derive_keys(Secret(welcome.key))
-    store = StateSlots(slots, keys.state, welcome.vtpm_id)
+    key, former = Secret(welcome.key), welcome.former_state_key
+    keys = derive_keys(key)
+    store = StateSlots(
+        slots,
+        Secret(welcome.state_key),
+        welcome.vtpm_id,
+        former=Secret(former) if former else None,
+    )
     state = _power_on(engine, keys, manager, welcome, store)
     reset_count, _ = tpm.parse_counts(engine.run(tpm.read_clock()))
     prepared = manager.prepare(
@@ -71,6 +77,16 @@ def prepare(
         manufactured=welcome.state_version == 0,
     )
     saved()
+    manager.remember(
+        Membership(
+            pair_id=spawn.pair_id,
+            record=vtpm.prepared.record,
+            ak=state.ak,
+            ticket=Secret(vtpm.prepared.ticket),
+            key=key,
+            newest=lambda: (store.version, store.digest),
+        )
+    )
     return vtpm
 
 

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tandem.channel import Channel, Closed
+from tandem.channel import Channel
 from tandem.errors import UNEXPECTED_EXIT_STATUS, TandemError
 from tandem.privileges import drop_privileges
 from tandem.vtpm.ak_certificate import AkCertificate
+from tandem.vtpm.builder_line import BuilderLine
 from tandem.vtpm.commands import CommandServer, Handler
 from tandem.vtpm.confinement import CallFilter, limit_vtpm
 from tandem.vtpm.deep_quotes import DeepQuoter
@@ -57,6 +58,7 @@ class VtpmDescriptors:
     control: int  # or the kernel's device
     status: int
     state_directory: int
+    door: int
 
 
 class DataThread:
@@ -94,6 +96,7 @@ def run_vtpm(
         socket.socket(fileno=descriptors.status), sends=STATUS_REPORTS, receives=STATUS_REQUESTS
     )
     manager = ManagerClient(socket.socket(fileno=descriptors.key_channel))
+    line = BuilderLine(status, socket.socket(fileno=descriptors.door), manager.key_channels)
     served = Device(descriptors.control) if spawn.device else _control(descriptors.control)
     try:
         welcome = manager.hello()
@@ -105,17 +108,16 @@ def run_vtpm(
         calls.load()
         vtpm = prepare(spawn, engine, manager, welcome(), slots)
     except TandemError as error:
-        _report(status, Ending(code=error.code, reason=error.problem))
+        _report(line, Ending(code=error.code, reason=error.problem))
         return error.exit_status
-    with contextlib.suppress(Closed):  # a builder that dies leaves its pairs alive
-        microseconds = int((time.monotonic() - began) * 1e6)
-        status.send(VtpmReady(manufactured=vtpm.manufactured, microseconds=microseconds))
+    microseconds = int((time.monotonic() - began) * 1e6)
+    line.tell(VtpmReady(manufactured=vtpm.manufactured, microseconds=microseconds))
     give_back()
     launch = _Launched(
-        spawn=spawn, engine=engine, vtpm=vtpm, manager=manager, status=status, thread=thread
+        spawn=spawn, engine=engine, vtpm=vtpm, manager=manager, line=line, thread=thread
     )
     ending = launch.serve(served)
-    _report(status, ending)
+    _report(line, ending)
     return UNEXPECTED_EXIT_STATUS if ending is BROKEN else 0
 
 
@@ -127,7 +129,7 @@ class _Launched:
     engine: Engine
     vtpm: PreparedVtpm
     manager: ManagerClient
-    status: Channel
+    line: BuilderLine
     thread: DataThread
 
     def serve(self, served: socket.socket | Device) -> Ending:
@@ -146,7 +148,7 @@ class _Launched:
         commands = CommandServer(engine, shared, self._special(shared), self.vtpm.saver.save)
         connection: Handover[socket.socket | None] = Handover()
         thread.work.give(lambda: self._serve_commands(commands, connection, shared))
-        server = ControlServer(control, self.status, shared, connection, engine.cancel)
+        server = ControlServer(control, self.line, shared, connection, engine.cancel)
         ending = server.run(thread.ended)
         shared.end()
         engine.cancel()
@@ -166,7 +168,7 @@ class _Launched:
             self._end_in_order(life)
 
         self.thread.work.give(work)
-        ending = wait_for_end(self.status, self.thread.ended)
+        ending = wait_for_end(self.line, self.thread.ended)
         device.stop()
         self.engine.cancel()
         return self._last(ending, KERNEL_LAST_SECONDS)
@@ -191,6 +193,7 @@ class _Launched:
             life=life,
             events=vtpm.events,
             firmware=self.spawn.firmware,
+            strict=self.spawn.strict,
             prepare=mailbox.clear,
         )
         return {
@@ -235,6 +238,5 @@ def _control(descriptor: int) -> socket.socket:
     return control
 
 
-def _report(status: Channel, ending: Ending) -> None:
-    with contextlib.suppress(Closed):
-        status.send(VtpmEnded(code=ending.code, reason=ending.reason[:1000]))
+def _report(line: BuilderLine, ending: Ending) -> None:
+    line.tell(VtpmEnded(code=ending.code, reason=ending.reason[:1000]))

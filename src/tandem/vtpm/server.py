@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tandem.channel import Channel, Closed
 from tandem.errors import UntrustedInput
+from tandem.vtpm.builder_line import BuilderLine, close_all
 from tandem.vtpm.handover import Handover
 from tandem.vtpm.session import Act
 from tandem.vtpm.shared_session import SharedSession
@@ -75,19 +75,19 @@ class ControlServer:
     def __init__(
         self,
         control: socket.socket,
-        status: Channel,
+        line: BuilderLine,
         shared: SharedSession,
         connection: Handover[socket.socket | None],
         cancel: Callable[[], None],
     ) -> None:
         self._control = control
-        self._status = status
+        self._line = line
         self._shared = shared
         self._connection = connection
         self._cancel = cancel
         self._watch = Watch()
         self._watch.add(Source.CONTROL, control.fileno())
-        self._watch.add(Source.STATUS, status.fileno())
+        line.watch(self._watch)
         self._buffer = b""
         self._offered: list[int] = []  # descriptors that came and were not taken yet
         self._sender: int | None = None
@@ -100,6 +100,7 @@ class ControlServer:
             Source.GUEST: lambda: GUEST_GONE,
             Source.COMMANDS: lambda: HUNG_UP,
             Source.STATUS: self._hear_builder,
+            Source.DOOR: self._line.open_door,
             Source.CONTROL: self._hear_hypervisor,
         }
         while True:
@@ -109,12 +110,11 @@ class ControlServer:
                     return ending
 
     def _hear_builder(self) -> Ending | None:
-        try:
-            message, descriptors = self._status.receive_any()
-        except Closed:  # the builder is gone; its whole pairs live on, a half-made one does not
-            self._watch.remove(self._status.fileno())
-            return None if self._shared.guest_watched.done else BUILDER_GONE
         watched = self._shared.guest_watched.done
+        heard = self._line.hear()
+        if heard is None:  # the builder is gone; its whole pairs live on, a half-made one does not
+            return None if watched else BUILDER_GONE
+        message, descriptors = heard
         match message:
             case GuestStarted() if len(descriptors) == 1 and not watched:
                 self._watch.add(Source.GUEST, descriptors[0])
@@ -122,8 +122,7 @@ class ControlServer:
             case EndVtpm():
                 return END_ASKED
             case _:
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                close_all(descriptors)
         return None
 
     def _hear_hypervisor(self) -> Ending | None:

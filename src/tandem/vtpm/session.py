@@ -148,7 +148,8 @@ def _set_locality(session: Session, locality: int) -> Step:
 
 
 def _set_buffer_size(session: Session, wanted: int) -> Step:
-    if wanted and session.phase is not Phase.STOPPED:
+    # Halted as well: QEMU asks before the INIT that ends the pair, which then has its name.
+    if wanted and session.phase not in (Phase.STOPPED, Phase.HALTED):
         refusal = encode_refusal(Command.SET_BUFFERSIZE, Result.BAD_ORDINAL)
         return Step(session=session, answer=refusal)
     if wanted:

@@ -1,5 +1,8 @@
 """State of one vTPM on disk: two slots, each encrypted, of which the Manager names the newest.
 
+Each launch writes under a key of its own, so whoever has an older copy of the Manager's store, and
+the recovery key that opens it, reads no newer states with it.
+
 A write goes to the slot that does not hold the newest state and is synced before the Manager hears
 of it, so a crash at any moment leaves the state that the Manager knows.  A slot's file is: magic,
 version (64 bits), nonce, ciphertext with its tag; its digest is the SHA-256 of all of it.
@@ -57,14 +60,19 @@ def open_slots(directory: int, owner: int) -> tuple[int, int]:
 
 
 class StateSlots:
-    """Both slots of one vTPM, open."""
+    """Both slots of one vTPM, open; `former` is the key that the newest state was written under."""
 
-    def __init__(self, slots: Sequence[int], key: Secret, vtpm_id: bytes) -> None:
+    def __init__(
+        self, slots: Sequence[int], key: Secret, vtpm_id: bytes, *, former: Secret | None = None
+    ) -> None:
         self._slots = slots
         self._cipher = AESGCM(key.reveal())
+        self._former = AESGCM((former or key).reveal())
         self._vtpm_id = vtpm_id
         self._next_slot = 0
+        self._written = b""  # digest of what was written last
         self.version = 0
+        self.digest = b""  # of the newest state that the Manager is known to have recorded
 
     def read_newest(self, version: int, digest: bytes) -> VtpmState:
         """Give the state that the Manager names; nothing else will do."""
@@ -73,7 +81,7 @@ class StateSlots:
             if hashlib.sha256(content).digest() == digest:
                 state = self._decrypt(content, version)
                 self._next_slot = 1 - number
-                self.version = version
+                self.version, self.digest = version, digest
                 return state
         raise _why_refused(contents, version)
 
@@ -92,11 +100,13 @@ class StateSlots:
             os.fsync(slot)
         except OSError as error:
             raise _no_space(error.strerror or "unknown error") from error
-        return hashlib.sha256(content).digest()
+        self._written = hashlib.sha256(content).digest()
+        return self._written
 
     def committed(self) -> None:
         """Take note that the Manager recorded what was written last."""
         self.version += 1
+        self.digest = self._written
         self._next_slot = 1 - self._next_slot
 
     def _read(self, slot: int) -> bytes:
@@ -110,7 +120,7 @@ class StateSlots:
             raise _damaged()
         _, _, nonce = HEADER.unpack_from(content)
         try:
-            plain = self._cipher.decrypt(nonce, content[HEADER.size :], self._bound_to(version))
+            plain = self._former.decrypt(nonce, content[HEADER.size :], self._bound_to(version))
         except InvalidTag:
             raise _damaged() from None
         fields = canonical.decode_map(plain, "vTPM state", MAX_SLOT)

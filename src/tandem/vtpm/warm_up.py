@@ -116,6 +116,8 @@ def _answers(version: int, digest: bytes) -> Sequence[object]:
         group="group",
         launch_number=1,
         key=bytes(32),
+        former_state_key=bytes(32) if version else b"",
+        state_key=bytes(32),
         state_version=version,
         state_digest=digest,
     )
@@ -125,6 +127,7 @@ def _answers(version: int, digest: bytes) -> Sequence[object]:
         ak_certificate=bytes(700),
         issuer_certificate=bytes(600),
         host_ak=bytes(90),
+        ticket=bytes(32),
     )
     committed = StateCommitted(version=version + 1)
     return (welcome, *([] if version else [certificates]), prepared, committed)

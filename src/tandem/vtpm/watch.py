@@ -13,6 +13,7 @@ class Source(Enum):
     GUEST = auto()  # the hypervisor's pidfd: the process has ended
     COMMANDS = auto()  # the data thread has ended
     STATUS = auto()  # the builder asks, or is gone
+    DOOR = auto()  # a new builder has come
     CONTROL = auto()  # the hypervisor asks, or is gone
 
 

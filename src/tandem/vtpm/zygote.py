@@ -38,7 +38,7 @@ from tandem.wire.zygote_rpc import (
 )
 
 STANDARD: Final = 3  # descriptors 0 to 2
-VTPM_DESCRIPTORS: Final = 4  # with SpawnVtpm
+VTPM_DESCRIPTORS: Final = 5  # with SpawnVtpm
 QUIET_MILLISECONDS: Final = 100  # without a request: no start is under way
 HYPERVISOR_DESCRIPTORS: Final = 3  # executable, standard output and error, before the others
 HYPERVISOR_LOG: Final = 16 << 20  # bytes; no guest fills the host's disk through its console

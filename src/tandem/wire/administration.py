@@ -54,6 +54,13 @@ class SetLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgetLibrary:
+    """Forget which versions of a library there were: any version may be the next one."""
+
+    library: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AllowLibraries:
     """Say whose libraries a group starts guests from, by key id; none: all that the host trusts."""
 
@@ -77,7 +84,7 @@ class MakeVtpmAnew:
     vtpm: str
 
 
-HostAction = AddGroup | RemoveGroup | SetLimits
+HostAction = AddGroup | RemoveGroup | SetLimits | ForgetLibrary
 GroupAction = AllowLibraries | DestroyVtpm | MakeVtpmAnew
 Action = HostAction | GroupAction
 ACTIONS: Final = MessageSet(
@@ -85,6 +92,7 @@ ACTIONS: Final = MessageSet(
     AddGroup,
     RemoveGroup,
     SetLimits,
+    ForgetLibrary,
     AllowLibraries,
     DestroyVtpm,
     MakeVtpmAnew,

@@ -95,7 +95,8 @@ class VtpmShown:
     launches: int
     state_version: int
     running: bool
-    signers: tuple[str, ...]
+    signers: tuple[str, ...]  # key ids
+    threshold: int  # how many of them sign any library that it is launched from next
     ek_serials: tuple[bytes, ...]
     ak_serials: tuple[bytes, ...]
 

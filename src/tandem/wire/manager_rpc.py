@@ -30,7 +30,10 @@ class OpenPair:
     builder: str
     manifest_digest: bytes
     manifest_version: int
+    library: str  # its name
     signers: tuple[str, ...]  # key ids that signed the library, as the builder verified them
+    successors: tuple[str, ...]  # key ids of which the library says that `threshold` of them
+    threshold: int  # sign what comes after it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,31 @@ class ClosePair:
 @dataclass(frozen=True, kw_only=True)
 class PairClosed:
     """The launch is closed: its key channel answers nothing more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejoinPair:
+    """Give a pair that lives a new key channel: the Manager that it was opened at has ended."""
+
+    pair_id: bytes
+    vtpm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRejoins:
+    """The vTPM may prove who it is, over the key channel whose end travels along."""
+
+    nonce: bytes  # for `rejoin.rejoin_proof`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attend:
+    """Each pair of this host that lives has asked to rejoin: no other one is in use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attended:
+    """New launches are opened; this connection's end is the Manager's."""
 
 
 # Command line to Manager, over the same socket.
@@ -236,7 +264,9 @@ class Welcome:
     vtpm: str
     group: str
     launch_number: int
-    key: bytes  # 32 bytes, AES-256; kept in memory only
+    key: bytes  # 32 bytes, as the next two kept in memory only; the same in each launch
+    former_state_key: bytes  # AES-256, of the newest state; empty where there is none
+    state_key: bytes  # AES-256, of the states that this launch writes
     state_version: int  # 0: none yet, the vTPM is to be manufactured
     state_digest: bytes  # SHA-256 of the state slot's bytes; empty where there is none
 
@@ -276,6 +306,27 @@ class Prepared:
     ak_certificate: bytes
     issuer_certificate: bytes
     host_ak: bytes
+    ticket: bytes  # for `Rejoin`; a secret of this vTPM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejoin:
+    """First message on a key channel made anew: who the vTPM is, proven, and where it stands."""
+
+    record: bytes
+    ak: bytes  # TPMT_PUBLIC, of which the record has the Name
+    ticket: bytes
+    state_version: int  # the newest that was acknowledged, with its digest
+    state_digest: bytes
+    proof: bytes  # `rejoin.rejoin_proof` over both
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejoined:
+    """The pair goes on; the state that the Manager recorded last tells of an unanswered commit."""
+
+    state_version: int
+    state_digest: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +381,8 @@ BUILDER_REQUESTS: Final = MessageSet(
     "builder to Manager",
     OpenPair,
     ClosePair,
+    RejoinPair,
+    Attend,
     AskStatus,
     AskMetrics,
     AskExport,
@@ -347,6 +400,8 @@ BUILDER_ANSWERS: Final = MessageSet(
     "Manager to builder",
     PairOpened,
     PairClosed,
+    PairRejoins,
+    Attended,
     HostStatus,
     RollbackChanged,
     MetricsPage,
@@ -365,6 +420,7 @@ VTPM_REQUESTS: Final = MessageSet(
     Hello,
     CertifyEks,
     Prepare,
+    Rejoin,
     RenewAk,
     CommitState,
     AskDeepQuote,
@@ -375,6 +431,7 @@ VTPM_ANSWERS: Final = MessageSet(
     Welcome,
     EkCertificates,
     Prepared,
+    Rejoined,
     AkRenewed,
     StateCommitted,
     DeepQuoted,

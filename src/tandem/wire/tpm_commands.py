@@ -20,6 +20,7 @@ NO_SESSIONS: Final = 0x8001  # TPM_ST_NO_SESSIONS (Part 2, 6.9)
 SESSIONS: Final = 0x8002
 
 OWNER: Final = 0x40000001  # TPM_RH (Part 2, 7.4)
+LOCKOUT: Final = 0x4000000A
 NULL: Final = 0x40000007
 PASSWORD: Final = 0x40000009
 ENDORSEMENT: Final = 0x4000000B
@@ -61,6 +62,7 @@ class Code(IntEnum):
     START_AUTH_SESSION = 0x176
     GET_CAPABILITY = 0x17A
     PCR_READ = 0x17E
+    CLOCK_RATE_ADJUST = 0x130
     READ_CLOCK = 0x181
     PCR_EXTEND = 0x182
     DEEP_QUOTE = 0x20000001  # vendor bit 29 (Part 2, 8.9) and Tandem's first number
@@ -76,6 +78,8 @@ class Rc(IntEnum):
     COMMAND_SIZE = 0x142
     SIZE_1 = 0x1D5  # TPM_RC_SIZE of the first parameter
     VALUE_1 = 0x1C4  # TPM_RC_VALUE of the first parameter
+    HIERARCHY_1 = 0x185  # TPM_RC_HIERARCHY of the first handle
+    BAD_AUTH_1 = 0x9A2  # TPM_RC_BAD_AUTH of the first session
     OBJECT_MEMORY = 0x902
     SESSION_MEMORY = 0x903
     LOCALITY = 0x907
@@ -244,6 +248,11 @@ def evict_control(hierarchy: int, handle: int, persistent: int) -> bytes:
 def read_clock() -> bytes:
     """TPM2_ReadClock (Part 3, 29.1)."""
     return command(Code.READ_CLOCK)
+
+
+def clock_rate_adjust(hierarchy: int) -> bytes:
+    """TPM2_ClockRateAdjust (Part 3, 29.3) by nothing, TPM_CLOCK_NO_CHANGE."""
+    return command(Code.CLOCK_RATE_ADJUST, (hierarchy,), b"\x00", [password()])
 
 
 def parse_counts(clock: Response) -> tuple[int, int]:

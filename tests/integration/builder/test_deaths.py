@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -111,6 +112,15 @@ def test_a_dead_zygote_ends_no_guest_and_is_replaced(host: RunningHost) -> None:
     assert {each["guest"] for each in host.pairs()} == {"web", "brief"}
 
 
+def test_a_start_waits_for_a_zygote_that_is_being_started_again(host: RunningHost) -> None:
+    # Given a zygote that was killed just now
+    os.kill(zygote(host), signal.SIGKILL)
+    # When a guest is started
+    pair = host.start()
+    # Then it runs, later by the zygote's own start
+    assert pair["state"] == "running"
+
+
 def test_without_a_manager_nothing_is_begun(host: RunningHost) -> None:
     # Given a host whose Manager is stopped
     manager = host.services()["manager"]
@@ -188,3 +198,28 @@ def test_a_host_that_goes_down_ends_every_guest(host: RunningHost) -> None:
     assert [pid for pid in halves if alive(pid)] == []
     assert host.leftovers() == []
     host.tandem("host", "up")
+
+
+def test_a_builder_without_descriptors_lives_on(host: RunningHost) -> None:
+    # Given a running guest, and a builder that may open little more
+    pair = host.start()
+    builder = host.services()["builder"]
+    before = resource.prlimit(builder, resource.RLIMIT_NOFILE)
+    held = max(int(each) for each in os.listdir(f"/proc/{builder}/fd")) + 1
+    # When a guest is to be started, and then more connect than it can take
+    resource.prlimit(builder, resource.RLIMIT_NOFILE, (held + 4, before[1]))
+    starting = host.run("guest", "start", "brief")
+    resource.prlimit(builder, resource.RLIMIT_NOFILE, (held + 1, before[1]))
+    connections = [
+        connect(host.host / "run", "builder.sock", kind=socket.SOCK_SEQPACKET) for _ in range(4)
+    ]
+    time.sleep(0.5)
+    for each in connections:
+        each.close()
+    resource.prlimit(builder, resource.RLIMIT_NOFILE, before)
+    # Then the start fails, and the same builder goes on with its guest
+    assert starting.returncode != 0
+    assert host.services()["builder"] == builder
+    assert alive(pair["hypervisor_pid"])
+    host.start("brief")
+    assert {each["guest"] for each in host.pairs()} == {"web", "brief"}

@@ -28,7 +28,7 @@ def watching(host: RunningHost, *arguments: str, **options: Any) -> Iterator[sub
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # SIGINT may be ignored, as in the background of a shell
             process.wait(10)
 
 

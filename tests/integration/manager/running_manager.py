@@ -32,6 +32,8 @@ from tandem.wire.manager_rpc import (
     VTPM_ANSWERS,
     VTPM_REQUESTS,
     AskStatus,
+    Attend,
+    Attended,
     CertifyEks,
     CommitState,
     EkCertificates,
@@ -155,9 +157,14 @@ class RunningManager:
     def status(self) -> HostStatus:
         return self.connect().ask(AskStatus(), HostStatus)
 
+    def attend(self) -> None:
+        """Say for a builder that no pair is left of before the Manager's start."""
+        self.connect().ask(Attend(), Attended)
+
     def vtpm(self, name: str, *, ephemeral: bool = False, group: str = "default") -> Vtpm:
         """Open a launch, and greet the Manager as its vTPM."""
         builder = self.connect()
+        builder.ask(Attend(), Attended)  # there is no pair of before its start
         builder.send(open_pair(name, ephemeral=ephemeral, group=group))
         message, descriptors = builder.receive_any()
         opened = expect(message, PairOpened)
@@ -197,7 +204,10 @@ def open_pair(name: str, *, ephemeral: bool = False, group: str = "default") -> 
         builder="tandem 0.1",
         manifest_digest=b"m" * 32,
         manifest_version=1,
+        library="main",
         signers=("a key",),
+        successors=("a key",),
+        threshold=1,
     )
 
 

@@ -41,7 +41,12 @@ class Guest:
         self.place.mkdir(mode=0o700, exist_ok=True)
         directory = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY)
         welcome = self.vtpm.welcome
-        self.slots = StateSlots(open_slots(directory, 0), Secret(welcome.key), welcome.vtpm_id)
+        self.slots = StateSlots(
+            open_slots(directory, 0),
+            Secret(welcome.state_key),
+            welcome.vtpm_id,
+            former=Secret(welcome.former_state_key or welcome.state_key),
+        )
         os.close(directory)
         if welcome.state_version:
             self.slots.read_newest(welcome.state_version, welcome.state_digest)
@@ -163,6 +168,7 @@ def test_an_old_copy_is_refused_and_a_restore_is_seen(
     for name in ("manager", "vtpm"):
         shutil.copytree(manager.paths.root / name, kept / name)
     manager.start()
+    manager.attend()
     destroyed = tandem(manager.paths.root, "vtpm", "destroy", "web", "--key", str(key))
     assert destroyed.returncode == 0, destroyed.stderr
     manager.stop()

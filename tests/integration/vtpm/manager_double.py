@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -28,6 +29,7 @@ from tandem.evidence.deep_quote import leaf_hash
 from tandem.evidence.merkle import tree_paths
 from tandem.evidence.pair_record import PairRecord
 from tandem.evidence.tpm_types import parse_public
+from tandem.values import Secret
 from tandem.wire.manager_rpc import (
     VTPM_ANSWERS,
     VTPM_REQUESTS,
@@ -41,10 +43,13 @@ from tandem.wire.manager_rpc import (
     PairOpened,
     Prepare,
     Prepared,
+    Rejoin,
+    Rejoined,
     StateCommitted,
     Welcome,
 )
 from tandem.wire.messages import Message
+from tandem.wire.rejoin import rejoin_proof
 
 HOST_REGISTERS = {0: bytes(32), 7: bytes(32)}
 ATTEST_QUOTE = 0x8018  # TPM_ST_ATTEST_QUOTE
@@ -57,6 +62,8 @@ class VtpmEntry:
 
     vtpm_id: bytes
     key: bytes
+    state_key: bytes = b""  # of the newest state
+    launch_key: bytes = b""  # of what the newest launch writes
     version: int = 0
     digest: bytes = b""
     launches: int = 0
@@ -68,8 +75,10 @@ class ManagerDouble:
     def __init__(self) -> None:
         self.entries: dict[str, VtpmEntry] = {}
         self.records: dict[bytes, bytes] = {}
+        self.requests: dict[bytes, OpenPair] = {}
         self.may_answer = threading.Event()  # cleared: deep quotes and commits wait
         self.may_answer.set()
+        self.swallows = False  # records a state and dies before it says so
         self.commits = 0
         self._ca = ec.generate_private_key(ec.SECP256R1())
         self.host_ak = ec.generate_private_key(ec.SECP256R1())
@@ -80,25 +89,45 @@ class ManagerDouble:
         fresh = VtpmEntry(vtpm_id=secrets.token_bytes(16), key=secrets.token_bytes(32))
         entry = self.entries.setdefault(request.vtpm, fresh)
         entry.launches += 1
+        entry.launch_key = secrets.token_bytes(32)
         pair_id = secrets.token_bytes(16)
+        self.requests[pair_id] = request
+        sock = self._served(entry, request, pair_id, b"")
+        return PairOpened(pair_id=pair_id, launch_number=entry.launches), sock
+
+    def rejoin(self, pair_id: bytes) -> tuple[bytes, socket.socket]:
+        """Give a nonce and the vTPM's end of a new channel, as the next Manager does."""
+        nonce, request = secrets.token_bytes(32), self.requests[pair_id]
+        return nonce, self._served(self.entries[request.vtpm], request, pair_id, nonce)
+
+    def _served(
+        self, entry: VtpmEntry, request: OpenPair, pair_id: bytes, nonce: bytes
+    ) -> socket.socket:
         ours, theirs = channel.pair()
         vtpm = Channel(ours, sends=VTPM_ANSWERS, receives=VTPM_REQUESTS)
         self._channels.append(vtpm)
         serving = threading.Thread(
-            target=self._serve, args=(vtpm, entry, request, pair_id), daemon=True
+            target=self._serve, args=(vtpm, entry, request, pair_id, nonce), daemon=True
         )
         serving.start()
-        return PairOpened(pair_id=pair_id, launch_number=entry.launches), theirs
+        return theirs
 
     def hang_up(self) -> None:
         """Close every vTPM's channel, as a Manager does that dies."""
-        for each in self._channels:
-            each.sock.shutdown(socket.SHUT_RDWR)
+        while self._channels:
+            each = self._channels.pop()
+            with suppress(OSError):  # closed already
+                each.sock.shutdown(socket.SHUT_RDWR)
 
-    def _serve(self, vtpm: Channel, entry: VtpmEntry, opened: OpenPair, pair_id: bytes) -> None:
+    def _serve(
+        self, vtpm: Channel, entry: VtpmEntry, opened: OpenPair, pair_id: bytes, nonce: bytes
+    ) -> None:
         try:
             while True:
                 message, _ = vtpm.receive()
+                if isinstance(message, Rejoin):
+                    vtpm.send(self._rejoined(message, entry, pair_id, nonce))
+                    continue
                 vtpm.send(self._answer(message, entry, opened, pair_id))
         except (Closed, OSError):
             vtpm.close()
@@ -115,6 +144,8 @@ class ManagerDouble:
                     group=opened.group,
                     launch_number=entry.launches,
                     key=entry.key,
+                    former_state_key=entry.state_key,
+                    state_key=entry.launch_key,
                     state_version=entry.version,
                     state_digest=entry.digest,
                 )
@@ -129,13 +160,30 @@ class ManagerDouble:
             case CommitState():
                 self.may_answer.wait()
                 entry.version, entry.digest = message.version, message.digest
+                entry.state_key = entry.launch_key
                 self.commits += 1
+                if self.swallows:
+                    self.swallows = False
+                    self.hang_up()
                 return StateCommitted(version=message.version)
             case AskDeepQuote():
                 self.may_answer.wait()
                 return self._deep_quote(self.records[pair_id], message.vtpm_quote_digest)
             case _:
                 raise TypeError(message)
+
+    def _rejoined(self, asked: Rejoin, entry: VtpmEntry, pair_id: bytes, nonce: bytes) -> Rejoined:
+        proof = rejoin_proof(
+            Secret(entry.key),
+            nonce=nonce,
+            pair_id=pair_id,
+            state_version=asked.state_version,
+            state_digest=asked.state_digest,
+        )
+        assert asked.proof == proof
+        assert asked.record == self.records[pair_id]
+        assert asked.ticket == hashlib.sha256(asked.record).digest()
+        return Rejoined(state_version=entry.version, state_digest=entry.digest)
 
     def _prepare(
         self, message: Prepare, entry: VtpmEntry, opened: OpenPair, pair_id: bytes
@@ -168,6 +216,7 @@ class ManagerDouble:
             ak_certificate=self._certificate(parse_public(message.ak).key, "AK"),
             issuer_certificate=self._certificate(self._ca.public_key(), "Test CA"),
             host_ak=self._host_ak_public(),
+            ticket=hashlib.sha256(record).digest(),
         )
 
     def _deep_quote(self, record: bytes, vtpm_quote_digest: bytes) -> DeepQuoted:

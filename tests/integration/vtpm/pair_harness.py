@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tandem import channel
+from tandem.builder.door import knock, make_door
 from tandem.channel import Channel
 from tandem.evidence.event_log import write_launch_log
 from tandem.evidence.launch import LaunchEvent, Tag
@@ -29,6 +30,7 @@ from tandem.wire.zygote_rpc import (
     ZYGOTE_ANSWERS,
     ZYGOTE_REQUESTS,
     GuestStarted,
+    NewKeyChannel,
     Spawned,
     SpawnHypervisor,
     SpawnVtpm,
@@ -38,6 +40,7 @@ from tandem.wire.zygote_rpc import (
 
 SOURCES = Path(__file__).parents[3] / "src"
 VTPM_UID, GUEST_UID = 0x54441000, 0x54441001
+LAST_WORDS_SECONDS = 60.0
 PYTHON = "/usr/bin/python3"
 CONTROL_NUMBER, ORDERS_NUMBER = 10, 11
 PUPPET = """
@@ -83,7 +86,10 @@ def open_request(vtpm: str) -> OpenPair:
         builder="test",
         manifest_digest=bytes(32),
         manifest_version=1,
+        library="main",
         signers=("a key",),
+        successors=("a key",),
+        threshold=1,
     )
 
 
@@ -125,6 +131,7 @@ class PairUnderTest:
         *,
         vtpm: str = "vtpm",
         firmware: bool = True,
+        strict: bool = False,
         launch_log: bytes = LAUNCH_LOG,
     ) -> None:
         self.zygote = zygote
@@ -135,14 +142,23 @@ class PairUnderTest:
         status, vtpm_status = channel.pair()
         self.status = Channel(status, sends=STATUS_REQUESTS, receives=STATUS_REPORTS)
         slots = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        handed = [key_channel.fileno(), vtpm_control.fileno(), vtpm_status.fileno(), slots]
+        self.doors = directory.parent / f"{directory.name}-door"  # the builder's, not the vTPM's
+        self.doors.mkdir(mode=0o700, exist_ok=True)
+        door = make_door(self.doors)
+        handed = [key_channel.fileno(), vtpm_control.fileno(), vtpm_status.fileno(), slots, door]
         spawn = SpawnVtpm(
-            pair_id=self.pair_id, launch_log=launch_log, firmware=firmware, uid=VTPM_UID
+            pair_id=self.pair_id,
+            launch_log=launch_log,
+            firmware=firmware,
+            strict=strict,
+            uid=VTPM_UID,
         )
         self.pid, self.pidfd = zygote.spawn(spawn, handed)
         for each in (key_channel, vtpm_control, vtpm_status):
             each.close()
         os.close(slots)
+        os.close(door)
+        self.directory = directory  # of its state slots
         self.guest_pid, self.guest_pidfd = 0, -1
         self.data, self.vtpm_data = socket.socketpair()
 
@@ -177,6 +193,18 @@ class PairUnderTest:
         """Tell the vTPM which process its guest's is."""
         self.status.send(GuestStarted(), [self.guest_pidfd])
 
+    def rejoin(self, nonce: bytes, key_channel: socket.socket) -> None:
+        """Hand a new key channel over, as a builder does when the Manager was started again."""
+        with key_channel:
+            self.status.send(NewKeyChannel(nonce=nonce), [key_channel.fileno()])
+
+    def meet_another_builder(self) -> None:
+        """Lose the builder that started the pair, and find the next one at the door."""
+        self.status.close()
+        status = knock(self.doors)
+        assert status is not None
+        self.status = status
+
     def ask(self, command: Command, *fields: int, descriptors: Sequence[int] = ()) -> bytes:
         """Have the puppet send a control request; give the answer, short where it was cut off."""
         request = Request(command=command, fields=fields).encode()
@@ -209,7 +237,8 @@ class PairUnderTest:
             return b""
 
     def ended(self) -> VtpmEnded:
-        """Wait for the vTPM's last words."""
+        """Wait for the vTPM's last words; a vTPM that lives on is a failure, not a wait."""
+        self.status.sock.settimeout(LAST_WORDS_SECONDS)
         while True:
             message, _ = self.status.receive()
             if isinstance(message, VtpmEnded):

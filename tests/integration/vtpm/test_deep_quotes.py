@@ -24,6 +24,7 @@ from tandem.evidence.deep_quote import (
     unframe_answer,
 )
 from tandem.evidence.tpm_types import parse_signature
+from tandem.vtpm.manager_client import AWAY_SECONDS
 from tandem.vtpm.provisioning import (
     ANSWER_INDEX_SIZE,
     MAILBOX_ANSWERS,
@@ -53,7 +54,9 @@ def assert_genuine(quote: DeepQuote) -> None:
     """Check what binds the halves: signature, qualifying data, registers, leaf."""
     record = hashlib.sha256(quote.record).digest()
     attest = parse_quote(quote.vtpm_attest)
-    assert attest.qualifying_data == qualifying_data(quote.nonce, quote.user_data, record)
+    assert attest.qualifying_data == qualifying_data(
+        quote.nonce, quote.user_data, record, quote.authorizations
+    )
     signature = parse_signature(quote.vtpm_signature)
     assert isinstance(signature.value, tuple)
     key = load_der_x509_certificate(quote.ak_certificate).public_key()
@@ -249,16 +252,18 @@ def test_control_requests_are_answered_while_a_deep_quote_waits(
     assert not waiting.is_alive()
 
 
-def test_a_manager_that_is_gone_is_named_in_the_answer(
+def test_a_manager_that_stays_away_is_named_in_the_answer(
     guest: Guest, manager: ManagerDouble
 ) -> None:
-    # Given a Manager that died
+    # Given a Manager that died, and does not come back
     manager.hang_up()
 
     # When the guest asks for a deep quote
+    begun = time.monotonic()
     code = guest.write_request(DeepQuoteRequest(nonce=NONCE))
 
-    # Then the guest lives on, and its answer says why there is no quote
+    # Then the guest waited as long as it may, lives on, and its answer says why there is no quote
+    assert AWAY_SECONDS <= time.monotonic() - begun < AWAY_SECONDS + 5
     assert code == 0
     with pytest.raises(UntrustedInput) as refusal:
         unframe_answer(guest.read_answer())

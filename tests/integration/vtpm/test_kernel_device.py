@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tandem import channel
+from tandem.builder.door import make_door
 from tandem.channel import Channel
 from tandem.evidence.event_log import parse_event_log
 from tandem.evidence.pcr_values import replay
@@ -27,6 +28,7 @@ from tandem.wire.zygote_rpc import (
     EndVtpm,
     SpawnVtpm,
     VtpmEnded,
+    VtpmNoted,
     VtpmReady,
 )
 from tests.integration.vtpm.manager_double import ManagerDouble
@@ -59,11 +61,13 @@ class KernelDevice:
             uid=VTPM_UID,
             device=True,
         )
-        handed = [key_channel.fileno(), device.fileno(), vtpm_status.fileno(), slots]
+        door = make_door(directory)
+        handed = [key_channel.fileno(), device.fileno(), vtpm_status.fileno(), slots, door]
         self.pid, self.pidfd = zygote.spawn(spawn, handed)
         for each in (key_channel, device, vtpm_status):
             each.close()
         os.close(slots)
+        os.close(door)
 
     def run(self, command: bytes) -> bytes:
         """Send a command as the kernel does, and give the response."""
@@ -74,8 +78,9 @@ class KernelDevice:
         return int.from_bytes(self.run(command)[6:10])
 
     def start(self) -> None:
-        """Do what Linux does when it registers the device."""
+        """Do what Linux does when it registers the device that the builder's journal names."""
         self.ready()
+        self.status.send(VtpmNoted())
         assert self.code(locality_request(0)) == Rc.SUCCESS
         assert self.code(tpm.command(0x143, parameters=b"\0")) == Rc.INITIALIZE  # SelfTest
         assert self.code(tpm.startup(StartupType.CLEAR)) == Rc.SUCCESS
@@ -192,3 +197,16 @@ def test_it_outlives_its_builder(device: KernelDevice) -> None:
     # Then it goes on answering
     assert device.code(tpm.read_clock()) == Rc.SUCCESS
     assert not gone(device.pidfd, 0.2)
+
+
+def test_one_that_no_journal_names_ends_with_its_builder(
+    zygote: ZygoteUnderTest, manager: ManagerDouble, tmp_path: Path
+) -> None:
+    # Given a vTPM that is ready, of which its builder has written nothing down
+    device = KernelDevice(zygote, manager, tmp_path / "unnoted")
+    device.ready()
+    # When the builder dies
+    device.status.close()
+    # Then nothing is left that nobody would find
+    assert gone(device.pidfd, 1.0)
+    device.kernel.close()

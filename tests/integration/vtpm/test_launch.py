@@ -12,6 +12,7 @@ from tandem.evidence.attest import parse_quote
 from tandem.evidence.event_log import parse_event_log
 from tandem.evidence.pair_record import parse_pair_record
 from tandem.evidence.pcr_values import replay
+from tandem.vtpm.authorizations import LOCKOUT_AUTH_SET, PERMANENT
 from tandem.vtpm.provisioning import AK_HANDLE
 from tandem.wire import tpm_commands as tpm
 from tandem.wire.control import Command
@@ -177,6 +178,23 @@ def test_platform_auth_is_set_by_the_vtpm_only_where_no_firmware_does(
     # When it uses the platform hierarchy with an empty authorization
     # Then that works where its firmware will change it, and gets TPM_RC_BAD_AUTH elsewhere
     assert guest.code(tpm.hierarchy_change_auth(tpm.PLATFORM, b"mine")) == code
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_lockout_auth_is_set_by_the_vtpm_only_where_the_entry_is_strict(
+    make_pair: MakePair, strict: bool
+) -> None:
+    # Given a guest whose entry is strict, or not
+    guest = Guest(begin(make_pair, strict=strict))
+    guest.start()
+
+    # When its system looks whether lockoutAuth is set, and then wants to set it
+    asked = guest.run(tpm.get_capability(tpm.CAPABILITY_PROPERTIES, PERMANENT, 1)).parameters
+    code = guest.code(tpm.hierarchy_change_auth(tpm.LOCKOUT, b"mine"))
+
+    # Then it may where the entry leaves it to it, and only there
+    assert bool(int.from_bytes(asked[-4:]) & LOCKOUT_AUTH_SET) is strict
+    assert (code == 0) is not strict
 
 
 def test_the_ak_cannot_be_used_or_evicted_by_the_guest(make_pair: MakePair) -> None:

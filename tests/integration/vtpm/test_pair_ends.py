@@ -213,22 +213,6 @@ def test_a_disk_that_is_full_ends_the_pair_without_an_answer(
     assert gone(pair.guest_pidfd, 1.0)
 
 
-def test_a_manager_that_is_gone_ends_the_pair_when_state_must_be_saved(
-    make_pair: MakePair, manager: ManagerDouble
-) -> None:
-    # Given a started guest whose Manager died
-    pair, guest = begin(make_pair)
-    manager.hang_up()
-    assert guest.code(tpm.pcr_read([0])) == 0
-
-    # When it changes its persistent state
-    answer = pair.execute(tpm.nv_define_space(tpm.OWNER, tpm.nv_public(INDEX, PLAIN, 8)))
-
-    # Then it gets no answer
-    assert answer == b""
-    assert pair.ended().code == "TDM-MANAGER-GONE"
-
-
 @pytest.mark.parametrize(
     ("attack", "code"),
     [

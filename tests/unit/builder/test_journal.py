@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tandem.builder.journal import Journal, PairEntry, parse_entry
 from tandem.builder.pair import Order, found_pair, new_pair
@@ -49,6 +53,59 @@ def test_what_a_crash_left_is_cleared_not_believed(tmp_path: Path, left: bytes) 
     assert list(Journal(tmp_path).entries()) == [("cc", None)]
     with pytest.raises(UntrustedInput):
         parse_entry(left)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"state": "flying"},
+        {"pair_id": "../../etc"},
+        {"pair_id": ""},
+        {"launch_log": "abc"},
+        {"vtpm_pid": "7"},
+        {"vtpm_pid": -1},
+        {"hypervisor_pid": 1 << 40},
+        {"timeline": [1]},
+    ],
+)
+def test_an_entry_that_would_trip_the_next_builder_is_no_entry(
+    tmp_path: Path, odd: dict[str, object]
+) -> None:
+    # Given a whole entry with one field that no builder writes
+    fields = {**dataclasses.asdict(entry()), **odd}
+    (tmp_path / "cc.json").write_text(json.dumps(fields))
+    # When the journal is read
+    # Then nothing of it is believed
+    assert list(Journal(tmp_path).entries()) == [("cc", None)]
+
+
+def test_a_file_that_cannot_be_read_is_cleared_like_one_that_says_nothing(tmp_path: Path) -> None:
+    # Given a directory in an entry's place
+    (tmp_path / "cc.json").mkdir()
+    # When the journal is read
+    # Then the pair is known, and that nothing is known of it
+    assert list(Journal(tmp_path).entries()) == [("cc", None)]
+
+
+@given(
+    changed=st.dictionaries(
+        st.sampled_from([each.name for each in dataclasses.fields(PairEntry)]),
+        st.none() | st.text(max_size=40) | st.integers() | st.lists(st.text(max_size=5)),
+        max_size=4,
+    )
+)
+def test_whatever_an_entry_says_it_is_read_or_refused(changed: dict[str, object]) -> None:
+    # Given an entry with arbitrary fields
+    data = json.dumps({**dataclasses.asdict(entry()), **changed}).encode()
+    # When it is read
+    try:
+        found = parse_entry(data)
+    except UntrustedInput:
+        return
+    # Then a pair can be made of it
+    pair = found_pair(found)
+    assert len(bytes.fromhex(found.pair_id)) == 16
+    assert pair.state.value == found.state
 
 
 def test_a_removed_entry_is_gone_and_may_be_removed_again(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tandem.builder.directories import Directories
 from tandem.builder.measure import Builder
 from tandem.builder.own_launch import ENDED, FAILED, RUNNING, STARTING, OwnJournal
 from tandem.builder.own_vtpm import OwnVtpm
-from tandem.channel import Channel
+from tandem.channel import Channel, Closed
 from tandem.errors import HostError, Refused, TandemError
 from tandem.hypervisor.process import Process
 from tandem.hypervisor.vtpm_proxy import ProxyDevice
@@ -33,6 +33,7 @@ from tandem.wire.zygote_rpc import (
     STATUS_REQUESTS,
     SpawnVtpm,
     VtpmEnded,
+    VtpmNoted,
     VtpmReady,
 )
 from tests.unit.builder import signing
@@ -53,7 +54,7 @@ class World:
         self.closed: list[bytes] = []
         self.children: list[subprocess.Popen[bytes]] = []
         self._vtpms: list[Channel] = []
-        key = signing.new_key()
+        self.key = key = signing.new_key()
         (self.paths.library / "keys").mkdir(parents=True)
         (self.paths.library / "keys" / "library.pub").write_bytes(signing.public_pem(key))
         entry = {"kind": "build-once", "role": "host"}
@@ -76,15 +77,21 @@ class World:
         for each in self.says:
             vtpm.send(each)
         self._vtpms.append(vtpm)
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._end, child, sock)
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._hear, child, vtpm)
         return Process(child.pid, os.pidfd_open(child.pid))
 
-    def _end(self, child: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def _hear(self, child: subprocess.Popen[bytes], vtpm: Channel) -> None:
         """Do as told, or hear that the builder is gone."""
-        asyncio.get_running_loop().remove_reader(sock.fileno())
-        if sock.recv(4096):
+        try:
+            message, _ = vtpm.receive()
+        except Closed:
+            message = None
+        if isinstance(message, VtpmNoted):
+            return
+        asyncio.get_running_loop().remove_reader(vtpm.fileno())
+        if message is not None:
             child.kill()
-        sock.close()
+        vtpm.close()
 
     def builder(self, tasks: asyncio.TaskGroup) -> OwnVtpm:
         actions = Actions(
@@ -164,6 +171,21 @@ def test_it_is_started_once_and_the_next_is_not_the_first_of_its_boot(world: Wor
         assert first.launch_log != second.launch_log
         assert world.closed == [bytes([1]) * 16]
         assert {asked.hypervisor for asked in world.opened} == {"host"}
+
+    play(world, story)
+
+
+def test_it_does_not_start_from_a_library_whose_time_is_over(world: World) -> None:
+    async def story(vtpm: OwnVtpm) -> None:
+        # Given a library that has expired
+        entries = {"host": {"kind": "build-once", "role": "host"}}
+        over = "2020-01-01T00:00:00Z"
+        signing.sign(world.paths.library, world.key, entries, expires=over)
+        # When the host's own vTPM is started
+        refused = await code_of(vtpm.start())
+        # Then it is refused before the Manager hears of it, as a guest's is
+        assert refused == "TDM-LIBRARY-EXPIRED"
+        assert world.opened == []
 
     play(world, story)
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from tandem.errors import HostError, Refused, TandemError
 from tandem.evidence.host_approval import Approval, PublicKey, authorized_policy, check_approval
 from tandem.evidence.host_state import HostState
+from tandem.evidence.signers import Signers
 from tandem.evidence.tpm_types import Algorithm, Attribute
 from tandem.evidence.vtpm_ak import vtpm_ak_public
 from tandem.manager import records
@@ -181,6 +182,7 @@ def software_host(
             epoch=1,
             rollback_window=0,
             wear_budget=100_000,
+            ticket_key=bytes(32),
         ),
         ptpm=real,
         store=store,
@@ -212,6 +214,9 @@ def _identity(ptpm: SoftwarePtpm, approver: PublicKey) -> Identity:
     )
 
 
+SIGNERS = Signers(key_ids=("a key",), threshold=1)
+
+
 def open_pair(vtpm: str = "web", *, guest: str = "web", ephemeral: bool = False) -> OpenPair:
     """Give what a builder asks."""
     return OpenPair(
@@ -224,7 +229,10 @@ def open_pair(vtpm: str = "web", *, guest: str = "web", ephemeral: bool = False)
         builder="tandem 0.1",
         manifest_digest=b"m" * 32,
         manifest_version=7,
+        library="main",
         signers=("a key",),
+        successors=("a key",),
+        threshold=1,
     )
 
 

@@ -23,6 +23,7 @@ from tandem.manager.identity import derive
 from tandem.manager.restoring import Slot, Standing, standing_of
 from tandem.manager.vtpms import new_vtpm
 from tandem.values import Secret
+from tests.unit.manager.software_host import SIGNERS
 from tests.unit.manager.test_identity import IDENTITY, MASTER
 
 SALT = b"s" * 32
@@ -109,7 +110,7 @@ def test_another_key_opens_nothing() -> None:
 
 
 RECORD = replace(
-    new_vtpm(guest="web", group="default", signers=()), state_version=5, state_digest=b"5" * 32
+    new_vtpm(guest="web", group="default", signers=SIGNERS), state_version=5, state_digest=b"5" * 32
 )
 
 

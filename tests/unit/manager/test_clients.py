@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,3 +181,27 @@ def test_a_stranger_who_comes_again_and_again_does_not_fill_the_log(door: Door) 
     assert set(answers) == {"TDM-MANAGER-NOT-ALLOWED"}
     [line] = door.printed.getvalue().splitlines()
     assert (json.loads(line)["event"], json.loads(line)["uid"]) == ("client.refused", STRANGER)
+
+
+@pytest.mark.parametrize("short", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_system_that_has_no_descriptor_left_ends_no_manager(
+    door: Door, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    # Given somebody who connects while the system cannot give one more descriptor
+    channel = door.come(0)
+    channel.send(AskStatus())
+    whole = door.listening
+
+    class Short:
+        def accept(self) -> None:
+            raise OSError(short, os.strerror(short))
+
+    monkeypatch.setattr(door, "listening", Short())
+    door.accept()
+    assert door.clients.held == 0
+    # When there is one again
+    monkeypatch.setattr(door, "listening", whole)
+    door.accept()
+    door.turn()
+    # Then whoever waited is served
+    assert channel.receive()[0] == STATUS

@@ -32,6 +32,7 @@ from tandem.wire.administration import (
     AddGroup,
     AllowLibraries,
     DestroyVtpm,
+    MakeVtpmAnew,
     RemoveGroup,
     SetLimits,
     sign_action,
@@ -340,6 +341,29 @@ def test_a_vtpm_named_in_the_signers_group_but_of_another_is_not_destroyed(
         tenants.do("red", DestroyVtpm(group="red", vtpm="web"))
     # Then it is refused
     assert code_of(raised) == "TDM-VTPM-OF-ANOTHER"
+
+
+@pytest.mark.parametrize(
+    ("whose", "action"),
+    [
+        ("red", DestroyVtpm(group="red", vtpm="web")),
+        ("red", MakeVtpmAnew(group="red", vtpm="web")),
+        ("host", RemoveGroup(group="red", vtpms=True)),
+    ],
+)
+def test_a_vtpm_that_may_live_since_before_the_managers_start_is_kept(
+    tenants: Tenants, whose: str, action: Action
+) -> None:
+    # Given a vTPM that was launched, and a Manager that was started again since
+    tenants.launch("web", "red")
+    tenants.__post_init__()
+    # When it is to be destroyed, made anew or removed, before the builder says what lives and after
+    with pytest.raises(Refused) as raised:
+        tenants.do(whose, action)
+    tenants.pairs.attend()
+    tenants.do(whose, action)
+    # Then only the builder's word lets it go
+    assert code_of(raised) == "TDM-VTPM-IN-USE"
 
 
 def test_a_group_that_cannot_be_opened_is_removed_whole(tenants: Tenants) -> None:

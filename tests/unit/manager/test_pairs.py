@@ -19,6 +19,7 @@ from tandem.wire.manager_rpc import CertifyEks, CommitState, Prepare
 from tests.unit.manager.software_host import NOW, ak, ecc_ek, open_pair, rsa_ek, software_host
 
 Act = Callable[[Pairs, Pair], object]
+OTHERS_LIBRARY = replace(open_pair(), signers=("another key",), successors=("another key",))
 
 
 @pytest.fixture
@@ -105,7 +106,9 @@ def test_a_state_is_the_next_one(pairs: Pairs) -> None:
         (open_pair(guest="other"), "TDM-VTPM-OF-ANOTHER"),
         (open_pair(ephemeral=True), "TDM-VTPM-PERSISTENT"),
         (replace(open_pair("new"), group="unknown"), "TDM-GROUP-UNKNOWN"),
-        (replace(open_pair(), signers=("another key",)), "TDM-VTPM-OTHER-LIBRARY"),
+        (OTHERS_LIBRARY, "TDM-VTPM-OTHER-LIBRARY"),
+        (replace(open_pair("new"), signers=("another key",)), "TDM-PAIR-LIBRARY-BAD"),
+        (replace(open_pair("new"), library="No Name"), "TDM-NAME-NOT-A-LABEL"),
         (replace(open_pair(), launch_log_digest=b""), "TDM-PAIR-FIELD-BAD"),
         (replace(open_pair(), hypervisor="q" * 257), "TDM-PAIR-FIELD-BAD"),
         (open_pair("No Name"), "TDM-NAME-NOT-A-LABEL"),
@@ -261,3 +264,22 @@ def test_counts_that_no_tpm_has_are_not_certified(pairs: Pairs, count: str) -> N
         pairs.prepare(pair, replace(prepare(ek), **{count: most[count] + 1}))
     # Then it is refused, and the largest that there is is not
     assert pairs.prepare(pair, replace(prepare(ek), **most)).ak_certificate
+
+
+def test_each_launch_writes_under_a_key_of_its_own(pairs: Pairs) -> None:
+    # Given a vTPM that wrote a state in its first launch, and none in its second
+    first, _ = certified(pairs)
+    pairs.commit_state(first, CommitState(version=1, digest=b"d" * 32))
+    copied = first.state
+    pairs.close(first.pair_id)
+    second, _ = pairs.open(open_pair())
+    pairs.close(second.pair_id)
+    # When it is launched for the third time, and writes
+    third, _ = pairs.open(open_pair())
+    welcome = pairs.welcome(third)
+    pairs.commit_state(third, CommitState(version=2, digest=b"e" * 32))
+    # Then it reads what the first wrote, and writes what no copy of the earlier store can read
+    assert welcome.former_state_key == copied.state_key == copied.launch_key
+    assert third.state.state_key == welcome.state_key
+    assert welcome.state_key not in (copied.key, copied.state_key, copied.launch_key)
+    assert welcome.key == copied.key

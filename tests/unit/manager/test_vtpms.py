@@ -10,7 +10,7 @@ import pytest
 from tandem.errors import Refused
 from tandem.manager import records
 from tandem.manager.vtpms import Vtpms, new_vtpm, revoked_serials
-from tests.unit.manager.software_host import NOW, software_host
+from tests.unit.manager.software_host import NOW, SIGNERS, software_host
 
 LATER = int(NOW.timestamp()) + 3600
 
@@ -19,7 +19,7 @@ LATER = int(NOW.timestamp()) + 3600
 def vtpms(tmp_path: Path) -> Vtpms:
     """Give the vTPMs of a host that has one, `web`, with serial numbers."""
     host, _ = software_host(tmp_path)
-    fresh = new_vtpm(guest="web", group="default", signers=("a key",))
+    fresh = new_vtpm(guest="web", group="default", signers=SIGNERS)
     serials = {b"\3": LATER, b"\4": LATER - 7200}
     host.vtpms.keep("web", replace(fresh, ek_serials=(b"\1", b"\2"), ak_serials=serials))
     host.store.commit()
@@ -29,7 +29,7 @@ def vtpms(tmp_path: Path) -> Vtpms:
 def test_a_change_that_was_not_written_is_forgotten(vtpms: Vtpms) -> None:
     # Given a vTPM that was destroyed, and another that was made, with a disk that took neither
     vtpms.destroy("web", NOW)
-    vtpms.keep("new", new_vtpm(guest="new", group="default", signers=()))
+    vtpms.keep("new", new_vtpm(guest="new", group="default", signers=SIGNERS))
     vtpms._store._staged.clear()
     # When both are asked for
     vtpms.look()
@@ -41,7 +41,7 @@ def test_a_change_that_was_not_written_is_forgotten(vtpms: Vtpms) -> None:
 
 def test_a_vtpm_that_never_came_to_be_leaves_its_name(vtpms: Vtpms) -> None:
     # Given a first launch whose commit the disk did not take
-    vtpms.keep("new", new_vtpm(guest="new", group="default", signers=()))
+    vtpms.keep("new", new_vtpm(guest="new", group="default", signers=SIGNERS))
     vtpms._store._staged.clear()
     # When its name is asked for
     # Then it is free

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 
 from tandem import channel
 from tandem.channel import Channel
+from tandem.vtpm.builder_line import BuilderLine
 from tandem.vtpm.device import DEVICE_GONE, SET_LOCALITY, Device, DeviceServer, wait_for_end
-from tandem.vtpm.server import END_ASKED
+from tandem.vtpm.key_channels import KeyChannels
+from tandem.vtpm.server import BUILDER_GONE, END_ASKED
 from tandem.wire import tpm_commands as tpm
 from tandem.wire.tpm_commands import Rc
-from tandem.wire.zygote_rpc import STATUS_REPORTS, STATUS_REQUESTS, EndVtpm
+from tandem.wire.zygote_rpc import STATUS_REPORTS, STATUS_REQUESTS, EndVtpm, VtpmNoted
 
 COMMAND = tpm.read_clock()
 ANSWER = tpm.response(Rc.SUCCESS, b"time")
@@ -114,16 +118,39 @@ def test_the_end_is_what_came_first(asked: bool) -> None:
     # Given a vTPM whose builder asks for the end, or whose device goes
     ours, theirs = channel.pair()
     ended = os.eventfd(0)
-    status = Channel(ours, sends=STATUS_REPORTS, receives=STATUS_REQUESTS)
-    with theirs:
+    builder = Channel(theirs, sends=STATUS_REQUESTS, receives=STATUS_REPORTS)
+    with theirs, line(ours) as ear:
+        builder.send(VtpmNoted())
         if asked:
-            Channel(theirs, sends=STATUS_REQUESTS, receives=STATUS_REPORTS).send(EndVtpm())
+            builder.send(EndVtpm())
         else:
-            theirs.close()  # a dead builder ends nothing
+            theirs.close()  # a builder that dies ends no vTPM that its journal names
             os.eventfd_write(ended, 1)
         # When it waits for its end
-        ending = wait_for_end(status, ended)
+        ending = wait_for_end(ear, ended)
     # Then it knows which it was
     assert ending == (END_ASKED if asked else DEVICE_GONE)
-    status.close()
     os.close(ended)
+
+
+def test_a_builder_that_dies_before_it_noted_the_vtpm_leaves_none_behind() -> None:
+    # Given a vTPM that no journal names yet
+    ours, theirs = channel.pair()
+    ended = os.eventfd(0)
+    # When its builder dies
+    theirs.close()
+    with line(ours) as ear:
+        ending = wait_for_end(ear, ended)
+    # Then it ends, for nobody would find it
+    assert ending == BUILDER_GONE
+    os.close(ended)
+
+
+@contextmanager
+def line(status: socket.socket) -> Iterator[BuilderLine]:
+    """Give a vTPM's ear: its end of a status channel, and a door at which nobody knocks."""
+    channel_of_vtpm = Channel(status, sends=STATUS_REPORTS, receives=STATUS_REQUESTS)
+    with status, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind("")  # a name of the kernel's choice
+        door.listen()
+        yield BuilderLine(channel_of_vtpm, door, KeyChannels())

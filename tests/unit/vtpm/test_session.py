@@ -155,3 +155,16 @@ def test_a_failed_startup_can_be_tried_again() -> None:
     # Then another may begin
     assert starting(after) == began
     assert after.phase in LIVE
+
+
+def test_a_reset_under_a_live_guest_comes_as_far_as_the_init_that_names_it() -> None:
+    # Given a vTPM that was stopped under a live guest
+    halted = in_phase(Phase.HALTED)
+
+    # When QEMU resets its machine: it sets a buffer size, then initializes the TPM
+    sized = decide(halted, Request(command=Command.SET_BUFFERSIZE, fields=(3968,)))
+    reset = decide(sized.session, request(Command.INIT))
+
+    # Then the size is answered, and the INIT ends the pair as a reset
+    assert sized.answer[:4] == bytes(4)
+    assert (reset.session.phase, reset.act) == (Phase.ENDED, Act.END_RESET)

@@ -28,9 +28,12 @@ class Disk:
         self._open: list[int] = []
 
     def slots(self, vtpm_id: bytes = VTPM_ID) -> StateSlots:
+        return StateSlots(self.pair(), KEY, vtpm_id)
+
+    def pair(self) -> tuple[int, int]:
         pair = open_slots(self._directory, os.getuid())
         self._open += pair
-        return StateSlots(pair, KEY, vtpm_id)
+        return pair
 
     def close(self) -> None:
         for descriptor in (*self._open, self._directory):
@@ -171,3 +174,19 @@ def test_nothing_secret_is_readable_in_a_slot(disk: Disk) -> None:
     # Then the engine's bytes are not there
     assert b"engine" not in content
     assert oct((disk.path / SLOT_NAMES[0]).stat().st_mode & 0o777) == "0o600"
+
+
+def test_a_launch_reads_under_the_former_key_and_writes_under_its_own(disk: Disk) -> None:
+    # Given a state that another launch wrote
+    former, own = Secret(b"f" * 32), Secret(b"o" * 32)
+    written = save(StateSlots(disk.pair(), former, VTPM_ID), 1)
+    # When the next launch reads it and writes
+    slots = StateSlots(disk.pair(), own, VTPM_ID, former=former)
+    read = slots.read_newest(1, written)
+    rewritten = save(slots, 2)
+    # Then the former key opens nothing newer
+    assert read == state(1)
+    assert StateSlots(disk.pair(), own, VTPM_ID).read_newest(2, rewritten) == state(2)
+    with pytest.raises(Refused) as refused:
+        StateSlots(disk.pair(), former, VTPM_ID).read_newest(2, rewritten)
+    assert refused.value.code == "TDM-STATE-DAMAGED"
