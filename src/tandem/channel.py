@@ -15,7 +15,7 @@ from tandem.errors import HostError, UntrustedInput
 from tandem.wire.messages import Failed, Message, MessageSet
 
 Answer = TypeVar("Answer")
-MAX_DESCRIPTORS: Final = 16
+MAX_DESCRIPTORS: Final = 64  # a hypervisor takes a dozen, one for each ROM, and one for each disk
 _INT_SIZE: Final = array.array("i").itemsize
 
 

@@ -16,8 +16,9 @@ from tandem.cli.output import add_json, hexadecimal, read_file, show_done, write
 from tandem.errors import Refused, UsageError
 from tandem.evidence.certificates import Certificate
 from tandem.evidence.envelope import open_envelope, parse_public_key
+from tandem.evidence.guest_entry import GuestEntry
 from tandem.evidence.launch_plan import ACCELERATORS
-from tandem.evidence.manifest import PAYLOAD_TYPE, GuestEntry, OnceEntry, parse_manifest
+from tandem.evidence.manifest import PAYLOAD_TYPE, OnceEntry, parse_manifest
 from tandem.evidence.pair_record import NAME_SIZE
 from tandem.evidence.revocation import parse_revocation_list, signed_by
 from tandem.installation import source_digest
@@ -72,6 +73,8 @@ def run_new(args: argparse.Namespace) -> int:
         strict_rollback=args.strict_rollback,
         same_boot=args.same_boot,
         event_log=args.event_log,
+        secure_boot=args.secure_boot,
+        debugger=args.allow_debugger,
         ima_violations=() if args.ima else None,
         crl_file=None if args.crl is None else _relative(args.crl, directory),
         accelerators=tuple(each for each in ACCELERATORS if each in args.accelerator)
@@ -159,6 +162,16 @@ def _add_new(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     for option, summary in demands:
         new.add_argument(option, action="store_true", help=summary)
+    new.add_argument(
+        *("--secure-boot",),
+        action=argparse.BooleanOptionalAction,
+        help="demand it on, or off (default: as in the library's entry)",
+    )
+    new.add_argument(
+        *("--allow-debugger",),
+        action="store_true",
+        help="trust a guest that root on its host may debug, and say so in each verdict",
+    )
     new.add_argument(
         "--crl", metavar="FILE", help="demand this list of the group's revoked certificates"
     )

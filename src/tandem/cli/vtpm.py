@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from tandem.builder.directories import VARIABLES
 from tandem.cli.administration import GROUP_KEY, add_key, administer
 from tandem.cli.group import all_names
 from tandem.cli.manager_client import ManagerClient
 from tandem.cli.output import add_json, show_done
+from tandem.errors import HostError
 from tandem.privileges import require_root
 from tandem.settings import HostPaths
 from tandem.wire.administration import DestroyVtpm, MakeVtpmAnew
@@ -75,7 +78,8 @@ def run_show(args: argparse.Namespace) -> int:
         "running": shown.running,
         "launches": shown.launches,
         "state": shown.state_version,
-        "library signed by": list(shown.signers),
+        "signers": list(shown.signers),
+        "threshold": shown.threshold,
         "ek certificates": [serial.hex() for serial in shown.ek_serials],
         "ak certificates": [serial.hex() for serial in shown.ak_serials],
     }
@@ -85,15 +89,30 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_destroy(args: argparse.Namespace) -> int:
-    """End a vTPM; its state on disk, which nothing opens any more, goes, too."""
+    """End a vTPM; its state on disk, which nothing opens any more, goes, too.
+
+    So do the UEFI variables that its guest kept: the next guest of that name may be another's.
+    """
     require_root("`tandem vtpm destroy`", "the vTPM's state is not this user's")
     with ManagerClient(args.host) as manager:
         group = _ask(manager, args.vtpm).group
         administer(manager, args, DestroyVtpm(group=group, vtpm=args.vtpm))
     shutil.rmtree(HostPaths(args.host).vtpm / args.vtpm, ignore_errors=True)
+    _remove_variables(HostPaths(args.host).root / VARIABLES / f"{args.vtpm}.fd")
     text = f"vTPM {args.vtpm} is no more; publish the group's list: `tandem group crl {group}`"
     show_done(args, {"vtpm": args.vtpm, "group": group}, text)
     return 0
+
+
+def _remove_variables(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            "TDM-VARIABLES-LEFT",
+            f"the vTPM is no more, and its guest's UEFI variables in {path} are: {error.strerror}",
+            hint="remove the file before another guest of that name starts",
+        ) from error
 
 
 def run_anew(args: argparse.Namespace) -> int:

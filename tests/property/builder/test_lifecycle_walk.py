@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tandem.builder.lifecycle import TABLE, Action, Event, State, decide
+from tandem.builder.lifecycle import TABLE, WISHES, Action, Event, State, decide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class World:
     open: bool = False  # at the Manager
     vtpm: str = "none"  # none, starting, ready, gone
     guest: str = "none"  # none, creating, alive, gone
+    led: bool = False  # the guest is being asked for something that it may not do
     stopped: bool = False  # somebody asked for the end
 
     @property
@@ -31,7 +32,9 @@ class World:
         )
 
 
-def own_events(world: World) -> Iterator[tuple[Event, World]]:
+def own_events(  # noqa: C901 (one case for each event)
+    world: World,
+) -> Iterator[tuple[Event, World]]:
     """Give what can happen by itself."""
     if not world.asked:
         yield Event.START_ASKED, replace(world, asked=True)
@@ -51,6 +54,8 @@ def own_events(world: World) -> Iterator[tuple[Event, World]]:
     if world.guest == "alive":
         yield Event.GUEST_GONE, replace(world, guest="gone")
         yield Event.GUEST_REBOOTED, replace(world, guest="gone")
+    if world.led:  # also late, when the guest is gone
+        yield Event.GUEST_UNRULY, replace(world, led=False)
 
 
 def asked_events(world: World) -> Iterator[tuple[Event, World]]:
@@ -58,6 +63,8 @@ def asked_events(world: World) -> Iterator[tuple[Event, World]]:
     if world.asked:
         yield Event.STOP_ASKED, replace(world, stopped=True)
         yield Event.KILL_ASKED, replace(world, stopped=True)
+    if world.state in (State.RUNNING, State.PAUSED):  # elsewhere these may be refused
+        yield from ((event, world) for event in sorted(WISHES))
 
 
 def carry_out(world: World, action: Action) -> World:  # noqa: C901 (one case for each action)
@@ -79,12 +86,14 @@ def carry_out(world: World, action: Action) -> World:  # noqa: C901 (one case fo
             assert world.guest == "none"
             return replace(world, guest="creating")
         case Action.RESUME_GUEST:
-            assert world.guest == "alive"
-            assert not world.stopped
+            assert world.guest in ("alive", "gone")
+            return replace(world, led=True)
         case Action.START_AGAIN:
             assert world.empty
             assert not world.stopped
-        case Action.END_VTPM | Action.KILL_GUEST | Action.STOP_GUEST:
+        case Action.STOP_GUEST | Action.PAUSE_GUEST:
+            return replace(world, led=True)
+        case Action.END_VTPM | Action.KILL_GUEST:
             pass  # what they bring about is an event of its own
     return world
 
