@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tandem.cli.library_sign import MAX_SOURCE
-from tandem.cli.output import read_file, write_file
+from tandem.cli.output import read_file, shown_path, write_file
 from tandem.errors import UsageError
 from tandem.evidence.strict_toml import parse_toml
 
@@ -29,7 +29,7 @@ def read_entries(source: Path) -> dict[str, Any]:
     if not source.exists():
         return {}
     data = read_file(str(source), "library source")
-    root = parse_toml(data, str(source), "TDM-LIBRARY-SOURCE-BAD", MAX_SOURCE)
+    root = parse_toml(data, shown_path(source), "TDM-LIBRARY-SOURCE-BAD", MAX_SOURCE)
     entries = root.at(root.typed(dict).get("entries", {}), "entries")
     return dict(entries.typed(dict))
 

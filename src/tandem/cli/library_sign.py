@@ -13,7 +13,7 @@ from tandem.builder.library import KEYS, MANIFEST, MAX_KEY_FILE, read_trust
 from tandem.cli import library_predict, library_source
 from tandem.cli.library_files import LibraryFiles
 from tandem.cli.library_terms import TABLE, header, read_terms
-from tandem.cli.output import add_json, read_file, show_done, write_file
+from tandem.cli.output import add_json, read_file, show_done, shown_path, write_file
 from tandem.errors import HostError, Refused
 from tandem.evidence.envelope import (
     MAX_ENVELOPE,
@@ -135,7 +135,7 @@ def make_payload(
     Files from elsewhere are copied into the library, unless `copies` says not to.
     """
     data = read_file(str(source), "library source")
-    root = parse_toml(data, str(source), "TDM-LIBRARY-SOURCE-BAD", MAX_SOURCE)
+    root = parse_toml(data, shown_path(source), "TDM-LIBRARY-SOURCE-BAD", MAX_SOURCE)
     fields = root.fields(("entries",), (TABLE,))
     terms = read_terms(fields.get(TABLE))
     entries = root.replaced({"entries": fields["entries"].value})

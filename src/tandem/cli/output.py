@@ -72,6 +72,12 @@ def read_file(path: str, what: str) -> bytes:
     return data
 
 
+def shown_path(path: Path) -> str:
+    """Give a path as a message shows it: whole, on one line, whatever is in its name."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
 def write_file(path: str, data: bytes, what: str, mode: int = PUBLIC) -> None:
     """Write a file whole or not at all; `-` is standard output."""
     if path == STANDARD:

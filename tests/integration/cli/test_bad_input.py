@@ -203,9 +203,17 @@ def test_the_doctor_works_without_the_host_s_modules(
     assert "disk space" in found
 
 
-@pytest.mark.parametrize("kernel", ["/dev/zero", "/dev", "a\\u0000b", "/nonexistent"])
+@pytest.mark.parametrize(
+    ("kernel", "refusal"),
+    [
+        ("/dev/zero", (3, "TDM-LIBRARY-FILE")),
+        ("/dev", (3, "TDM-LIBRARY-FILE")),
+        ("a\\u0000b", (4, "TDM-LIBRARY-SOURCE-BAD")),  # no path at all
+        ("/nonexistent", (3, "TDM-LIBRARY-FILE")),
+    ],
+)
 def test_what_is_no_file_is_not_taken_into_a_library(
-    kernel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kernel: str, refusal: tuple[int, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given a source that names a device, a directory, or nothing
     source = tmp_path / "library.toml"
@@ -216,7 +224,7 @@ def test_what_is_no_file_is_not_taken_into_a_library(
     words = ["library", "sign", str(source), "--key", str(tmp_path / "key"), "--json"]
     status = main(["--host", str(tmp_path), *words])
     # Then it is refused at once
-    assert (status, code_of(capsys.readouterr().err)) == (3, "TDM-LIBRARY-FILE")
+    assert (status, code_of(capsys.readouterr().err)) == refusal
     assert not (tmp_path / "library.dsse.json").exists()
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tandem.builder.journal import Journal, PairEntry, parse_entry
@@ -87,6 +87,7 @@ def test_a_file_that_cannot_be_read_is_cleared_like_one_that_says_nothing(tmp_pa
     assert list(Journal(tmp_path).entries()) == [("cc", None)]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw of a busy machine
 @given(
     changed=st.dictionaries(
         st.sampled_from([each.name for each in dataclasses.fields(PairEntry)]),
