@@ -13,7 +13,8 @@ import pytest
 
 from tests.integration.builder.running_host import RunningHost, alive
 
-STILL = 0.3  # seconds, in which a guest under TCG would use some of its processor's
+STILL = 0.3  # seconds, in which a guest that boots under TCG uses 30 ticks of its processor's
+FEW = 5  # ticks that QEMU itself may use on a busy machine
 
 
 def processor_time(pid: int) -> int:
@@ -25,7 +26,7 @@ def processor_time(pid: int) -> int:
 def stands_still(pair: dict[str, Any]) -> bool:
     before = processor_time(pair["hypervisor_pid"])
     time.sleep(STILL)
-    return processor_time(pair["hypervisor_pid"]) - before <= 1
+    return processor_time(pair["hypervisor_pid"]) - before <= FEW
 
 
 def states(host: RunningHost) -> list[str]:
