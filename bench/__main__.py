@@ -18,6 +18,8 @@ from tandem.evidence.guest_entry import GuestEntry
 from tandem.evidence.manifest import PAYLOAD_TYPE, parse_manifest
 
 UEFI: Final = "uefi"
+# What is booted, and the row it makes.
+BOOTED: Final = {good_run.GUEST: "guest_boot_ms_more", UEFI: "guest_boot_uefi_ms_more"}
 BOOTS: Final = 7
 DEATHS: Final = 25
 ROUNDS: Final = 3  # of many guests at once
@@ -66,7 +68,7 @@ def guests(stage: Stage, runs: int) -> list[Figure]:
     try:
         sign_library(stage)
         say(f"guests: {runs} boots of each side, direct and UEFI")
-        figures = [boots(stage, name, runs) for name in (good_run.GUEST, UEFI)]
+        figures = [boots(stage, entry, name, runs) for entry, name in BOOTED.items()]
         say(f"{DEATHS} deaths of each half, and {many_starts.GUESTS} guests at once")
         figures += deaths.figures(
             deaths.Deaths(stage.host, good_run.GUEST),
@@ -80,16 +82,16 @@ def guests(stage: Stage, runs: int) -> list[Figure]:
         stage.tandem("host", "down")
 
 
-def boots(stage: Stage, name: str, runs: int) -> Figure:
-    """Measure the boot of one entry."""
-    ours = guest_boot.TandemBoots(stage.host, name)
+def boots(stage: Stage, entry: str, name: str, runs: int) -> Figure:
+    """Measure the boot of one entry, as the row `name`."""
+    ours = guest_boot.TandemBoots(stage.host, entry)
     theirs = guest_boot.PlainBoots(
-        entry_of(stage, name), stage.host / "library", stage.work / f"plain-{name}"
+        entry_of(stage, entry), stage.host / "library", stage.work / f"plain-{entry}"
     )
-    found = guest_boot.figure(f"guest_boot_{name}", ours, theirs, runs)
+    found = guest_boot.figure(name, ours, theirs, runs)
     more = statistics.median(found.tandem) - statistics.median(found.peer)
     builder = statistics.median(ours.builder_milliseconds)
-    say(f"{name}: boots {more:.0f} ms later, after {builder:.0f} ms of the builder's own")
+    say(f"{entry}: boots {more:.0f} ms later, after {builder:.0f} ms of the builder's own")
     return found
 
 

@@ -6,7 +6,6 @@ key, a longer integer or an indefinite length is refused.
 
 from __future__ import annotations
 
-import io
 from typing import Final
 
 import cbor2
@@ -19,7 +18,10 @@ _MAJORS_WITH_BYTES: Final = (2, 3)  # byte and text strings
 _MAJOR_ARRAY: Final = 4
 _MAJOR_MAP: Final = 5
 _MAJOR_TAG: Final = 6
-_MAJORS_WITH_CONTENT: Final = (*_MAJORS_WITH_BYTES, _MAJOR_ARRAY, _MAJOR_MAP)
+_MAJORS_WITH_ITEMS: Final = (_MAJOR_ARRAY, _MAJOR_MAP)
+_MAJORS_WITH_CONTENT: Final = (*_MAJORS_WITH_BYTES, *_MAJORS_WITH_ITEMS)
+_ARGUMENT_FOLLOWS: Final = 24  # in 1, 2, 4 or 8 bytes; less is the argument itself
+_LONGEST_ARGUMENT: Final = 27
 
 
 def encode(value: object) -> bytes:
@@ -45,42 +47,39 @@ def decode_map(data: bytes, what: str, limit: int) -> dict[str, object]:
 
 
 def _refuse_deep_or_tagged(data: bytes, what: str) -> None:
-    """Walk the item heads: no tags, no indefinite lengths, bounded depth, before any decoding."""
-    stream = io.BytesIO(data)
-    pending = [1]  # items still due at each open level
+    """Walk the item heads: no tags, no indefinite lengths, bounded depth, before any decoding.
+
+    Each message between the parts is read by this: a start reads about ten.
+    """
+    at, pending = 0, [1]  # where the next item begins; items still due at each open level
     while pending:
         if pending[-1] == 0:
             pending.pop()
             continue
         pending[-1] -= 1
-        major, argument = _item_head(stream, what, len(data))
+        begins = at
+        major, argument, at = _item_head(data, begins, what)
         if major in _MAJORS_WITH_BYTES:
-            stream.seek(argument, io.SEEK_CUR)
-        elif major in (_MAJOR_ARRAY, _MAJOR_MAP):
+            at += argument
+        elif major in _MAJORS_WITH_ITEMS:
             pending.append(argument * (2 if major == _MAJOR_MAP else 1))
-        if len(pending) > MAX_DEPTH:
-            raise _refuse(what, f"nested deeper than {MAX_DEPTH}", stream.tell() - 1)
+            if len(pending) > MAX_DEPTH:
+                raise _refuse(what, f"nested deeper than {MAX_DEPTH}", begins)
 
 
-def _item_head(stream: io.BytesIO, what: str, size: int) -> tuple[int, int]:
-    """Read one item's major type and argument (RFC 8949, section 3)."""
-    head = stream.read(1)
-    if not head:
-        raise _refuse(what, "ends inside an item", size)
-    major, argument = head[0] >> 5, _argument(head[0] & 0x1F, stream)
-    if argument is None or major == _MAJOR_TAG:
-        raise _refuse(what, "a tag or an indefinite length", stream.tell() - 1)
-    if major in _MAJORS_WITH_CONTENT and argument > size:
-        raise _refuse(what, f"an item of {argument} parts", stream.tell() - 1)
-    return major, argument
-
-
-def _argument(info: int, stream: io.BytesIO) -> int | None:
-    if info < 24:  # RFC 8949, section 3: the argument is the head itself
-        return info
-    if info > 27:
-        return None
-    return int.from_bytes(stream.read(1 << (info - 24)))
+def _item_head(data: bytes, begins: int, what: str) -> tuple[int, int, int]:
+    """Read one item's major type and argument, and where its content begins (RFC 8949, 3)."""
+    if begins >= len(data):
+        raise _refuse(what, "ends inside an item", len(data))
+    major, argument, at = data[begins] >> 5, data[begins] & 0x1F, begins + 1
+    if major == _MAJOR_TAG or argument > _LONGEST_ARGUMENT:
+        raise _refuse(what, "a tag or an indefinite length", begins)
+    if argument >= _ARGUMENT_FOLLOWS:
+        follows = at + (1 << (argument - _ARGUMENT_FOLLOWS))
+        argument, at = int.from_bytes(data[at:follows]), follows
+    if major in _MAJORS_WITH_CONTENT and argument > len(data):
+        raise _refuse(what, f"an item of {argument} parts", begins)
+    return major, argument, at
 
 
 def _refuse(what: str, problem: str, offset: int) -> UntrustedInput:

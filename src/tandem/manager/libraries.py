@@ -20,10 +20,14 @@ from tandem.wire.manager_rpc import OpenPair
 
 
 class Libraries:
-    """The highest version of each library, by name and signers; changes are staged in the store."""
+    """The highest version of each library, by name and signers; changes are staged in the store.
+
+    Which records there are is looked up once: a launch must not go through the store's names.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._ids = set(store.names(records.LIBRARIES))  # some may be gone, none is lacking
 
     def admit(self, asked: OpenPair) -> None:
         """Admit the library of a launch and note its version.
@@ -50,10 +54,11 @@ class Libraries:
         self, library: str, signed_by: Sequence[str]
     ) -> Iterator[tuple[str, records.LibraryRecord]]:
         """Give the records of all signers of that name of whom enough have signed this time."""
-        for name in list(self._store.names(records.library_prefix(library))):
+        prefix = records.library_prefix(library)
+        for name in sorted(each for each in self._ids if each.startswith(prefix)):
             content = self._store.get(name)
-            if content is None:
-                raise KeyError(name)  # it was among the names
+            if content is None:  # forgotten, or its commit was not written
+                continue
             record = records.decode(records.LibraryRecord, content)
             if _of(record).are_met_by(signed_by):
                 yield name, record
@@ -66,6 +71,7 @@ class Libraries:
             digest=asked.manifest_digest,
         )
         self._store.stage(name, records.encode(newest))
+        self._ids.add(name)
 
 
 def _of(record: records.LibraryRecord) -> Signers:

@@ -140,6 +140,30 @@ def test_a_forgotten_library_begins_anew(libraries: Libraries) -> None:
     libraries.admit(version(1))
 
 
+def test_what_somebody_else_had_forgotten_holds_nothing_back(store: Store) -> None:
+    # Given a library that is known to whoever opens pairs
+    libraries = Libraries(store)
+    libraries.admit(version(5))
+    # When an administrator has it forgotten
+    Libraries(store).forget("main")
+    # Then an older version is admitted, and holds from then on
+    libraries.admit(version(3))
+    assert refused(libraries, version(2)).code == "TDM-LIBRARY-OLDER"
+
+
+def test_a_launch_does_not_go_through_the_names_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given whoever opens pairs, on a store that may have ten thousand records
+    libraries = Libraries(store)
+    monkeypatch.setattr(store, "names", lambda _: pytest.fail("the names were gone through"))
+    # When two versions are admitted, one after the other
+    libraries.admit(version(4))
+    libraries.admit(version(5))
+    # Then the newest is known all the same
+    assert refused(libraries, version(4)).code == "TDM-LIBRARY-OLDER"
+
+
 @pytest.mark.parametrize(
     "asked",
     [
